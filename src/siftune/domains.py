@@ -1,0 +1,342 @@
+"""What one hyper-parameter may be, and how searchers see it.
+
+A domain is written in three ways that mean the same: as Ray Tune's object
+(`tune.loguniform(1e-5, 1e-2)`), as text (`loguniform(1e-5, 1e-2)`, in YAML, study.yaml and
+`--set`), and as one of the three classes below, which is what the rest of siftune works with.
+
+Searchers do not see values but coordinates, of three kinds:
+
+    unit       a float in [0, 1]: a continuous domain, its logarithm taken where it is log
+    level      an int in 0..size-1 whose order means something: integers, numeric choices
+    category   an int in 0..size-1 whose order means nothing
+"""
+
+import ast
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Value = Any  # what YAML can hold: str, int, float, bool, None, or a list of them
+Kind = Literal["unit", "level", "category"]
+
+
+@dataclass(frozen=True, slots=True)
+class Float:
+    """A real number in [low, high], multiples of `step` only where that is given."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    def mistakes(self) -> list[str]:
+        return _range_mistakes(self.low, self.high, self.log, self.step)
+
+    @property
+    def kind(self) -> Kind:
+        return "unit"
+
+    @property
+    def size(self) -> int | None:
+        """Number of values; None: continuous."""
+        if self.low == self.high:
+            return 1
+        return None if self.step is None else len(self._multiples(self.step))
+
+    def encode(self, value: Value) -> float:
+        if self.low == self.high:
+            return 0.0
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        return min(1.0, max(0.0, (self._scaled(value) - low) / (high - low)))
+
+    def decode(self, coordinate: float) -> float:
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        value = low + coordinate * (high - low)
+        return self.canonical(math.exp(value) if self.log else value)
+
+    def canonical(self, value: Value) -> float:
+        if self.step is not None and self.low < self.high:
+            multiples = self._multiples(self.step)
+            k = min(multiples[-1], max(multiples[0], round(value / self.step)))
+            # 12 digits: 3 * 0.1 is to be 0.3, the same value however it was reached.
+            value = float(f"{k * self.step:.12g}")
+        return float(min(self.high, max(self.low, value)))
+
+    def contains(self, value: Value) -> bool:
+        return _is_number(value) and self.low <= value <= self.high
+
+    def default(self) -> float:
+        return self.canonical(self.low)
+
+    def values(self) -> Sequence[float] | None:
+        if self.low == self.high:
+            return (float(self.low),)
+        if self.step is None:
+            return None
+        return [self.canonical(k * self.step) for k in self._multiples(self.step)]
+
+    def __str__(self) -> str:
+        name = ("q" if self.step is not None else "") + ("log" if self.log else "") + "uniform"
+        step = "" if self.step is None else f", {self.step!r}"
+        return f"{name}({self.low!r}, {self.high!r}{step})"
+
+    def _scaled(self, value: float) -> float:
+        return math.log(value) if self.log else float(value)
+
+    def _multiples(self, step: float) -> range:
+        return _multiples(self.low, self.high, step)
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """A whole number in [low, high], both included, multiples of `step` only."""
+
+    low: int
+    high: int
+    log: bool = False
+    step: int = 1
+
+    def mistakes(self) -> list[str]:
+        numbers = (self.low, self.high, self.step)
+        if all(map(_is_number, numbers)) and not all(isinstance(n, int) for n in numbers):
+            return [f"low, high and step must be whole numbers, got {_listed(numbers)}"]
+        return _range_mistakes(self.low, self.high, self.log, self.step)
+
+    @property
+    def kind(self) -> Kind:
+        return "unit" if self.log else "level"
+
+    @property
+    def size(self) -> int:
+        return self.high // self.step - -(-self.low // self.step) + 1
+
+    def encode(self, value: Value) -> float | int:
+        if self.log:
+            return self._continuous().encode(value)
+        return round(value / self.step) - self._first()
+
+    def decode(self, coordinate: float) -> int:
+        if self.log:
+            return self.canonical(self._continuous().decode(coordinate))
+        return (self._first() + int(coordinate)) * self.step
+
+    def canonical(self, value: Value) -> int:
+        last = self.high // self.step
+        return min(last, max(self._first(), round(value / self.step))) * self.step
+
+    def contains(self, value: Value) -> bool:
+        return _is_number(value) and self.low <= value <= self.high and value == int(value)
+
+    def default(self) -> int:
+        return self._first() * self.step
+
+    def values(self) -> Sequence[int]:
+        return range(self.default(), self.high + 1, self.step)
+
+    def __str__(self) -> str:
+        if self.step == 1:
+            return f"{'log' if self.log else ''}randint({self.low}, {self.high + 1})"
+        return f"q{'log' if self.log else ''}randint({self.low}, {self.high}, {self.step})"
+
+    def _first(self) -> int:
+        return -(-self.low // self.step)
+
+    def _continuous(self) -> Float:
+        return Float(self.low, self.high, log=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the options; options that are all numbers are ordered, for those who ask."""
+
+    options: tuple[Value, ...]
+
+    def mistakes(self) -> list[str]:
+        if not self.options:
+            return ["a choice needs at least one option, got none"]
+        strange = [option for option in self.options if not _is_plain(option)]
+        # Equal is the same, as it is to those who look an option up: 1, 1.0 and True.
+        repeated = [o for i, o in enumerate(self.options) if o in self.options[:i]]
+        return [
+            *[f"an option must be a number, text or a list, got {_listed(strange)}"]
+            * bool(strange),
+            *[f"a choice must not repeat an option, got {_listed(repeated)}"] * bool(repeated),
+        ]
+
+    @property
+    def kind(self) -> Kind:
+        return "level" if all(_is_number(option) for option in self.options) else "category"
+
+    @property
+    def size(self) -> int:
+        return len(self.options)
+
+    def encode(self, value: Value) -> int:
+        return self._ordered().index(value)
+
+    def decode(self, coordinate: float) -> Value:
+        return self._ordered()[int(coordinate)]
+
+    def canonical(self, value: Value) -> Value:
+        return self.options[self.options.index(value)]
+
+    def contains(self, value: Value) -> bool:
+        return value in self.options
+
+    def default(self) -> Value:
+        return self.options[0]
+
+    def values(self) -> Sequence[Value]:
+        return self.options
+
+    def __str__(self) -> str:
+        return f"choice([{_listed(self.options)}])"
+
+    def _ordered(self) -> tuple[Value, ...]:
+        return tuple(sorted(self.options)) if self.kind == "level" else self.options
+
+
+Domain = Float | Integer | Choice
+
+
+def _is_number(value: Value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Value:
+    """`value` as YAML holds it: NumPy's numbers as Python's, tuples as lists."""
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    is_scalar = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
+    return value.item() if is_scalar else value
+
+
+def _is_plain(value: Value) -> bool:
+    """Whether the value can be written and read back."""
+    try:
+        return bool(ast.literal_eval(repr(value)) == value)
+    except (SyntaxError, ValueError):
+        return False
+
+
+def _listed(values: Sequence[Value]) -> str:
+    return ", ".join(map(repr, values))
+
+
+def _multiples(low: float, high: float, step: float) -> range:
+    """Every k with k × step in [low, high], up to rounding."""
+    return range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+
+
+def _range_mistakes(low: float, high: float, log: bool, step: float | None) -> list[str]:
+    if not all(_is_number(bound) and math.isfinite(bound) for bound in (low, high)):
+        return [f"low and high must be finite numbers, got {low!r} and {high!r}"]
+    if low > high:
+        return [f"low must not be above high, got low {low!r} and high {high!r}"]
+    if log and low <= 0:
+        return [f"a log scale must begin above 0, got {low!r}: use a small positive low"]
+    if step is None:
+        return []
+    if not _is_number(step) or not 0 < step < math.inf:
+        return [f"the step must be a number above 0, got {step!r}"]
+    if not _multiples(low, high, step):
+        return [f"no multiple of {step!r} lies between {low!r} and {high!r}"]
+    return []
+
+
+# ── Text ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _randint(low: int, high: int, *, log: bool = False) -> Integer:
+    return Integer(low, high - 1, log=log)  # as in Ray Tune, high itself is left out
+
+
+def _choice(options: Any) -> Choice:
+    options = plain(options.tolist() if hasattr(options, "tolist") else options)
+    if not isinstance(options, list):
+        raise ValueError(f"a choice needs a list of options, got {options!r}")
+    return Choice(tuple(options))
+
+
+# Arguments are called as in Ray Tune.
+_BUILDERS: dict[str, Callable[..., Domain]] = {
+    "uniform": lambda lower, upper: Float(lower, upper),
+    "loguniform": lambda lower, upper: Float(lower, upper, log=True),
+    "quniform": lambda lower, upper, q: Float(lower, upper, step=q),
+    "qloguniform": lambda lower, upper, q: Float(lower, upper, log=True, step=q),
+    "randint": lambda lower, upper: _randint(lower, upper),
+    "lograndint": lambda lower, upper: _randint(lower, upper, log=True),
+    "qrandint": lambda lower, upper, q=1: Integer(lower, upper, step=q),
+    "qlograndint": lambda lower, upper, q: Integer(lower, upper, log=True, step=q),
+    "choice": lambda categories: _choice(categories),
+    "grid_search": lambda values: _choice(values),
+}
+_CALL = re.compile(rf"\s*(tune\.)?({'|'.join(_BUILDERS)})\s*\(")
+
+
+def parse(text: str) -> tuple[Domain, str | None] | None:
+    """The domain and the condition in `loguniform(1e-5, 1e-2)` or `choice([3, 5]) if depth > 2`.
+
+    None for text that is no call at all: a plain string value. Raises ValueError for a call
+    that is not one of a domain's, and for one that cannot be read.
+    """
+    node = _expression(text)
+    if node is None and _CALL.match(text):
+        raise ValueError(f"{text!r} is not a domain: is a bracket, quote or comma missing?")
+    condition = None
+    if isinstance(node, ast.IfExp):
+        condition, node = ast.unparse(node.test), node.body
+    if not isinstance(node, ast.Call):
+        return None
+    name = ast.unparse(node.func).removeprefix("tune.")
+    if name not in _BUILDERS:
+        raise ValueError(f"unknown domain {name!r}; known: {', '.join(sorted(_BUILDERS))}")
+    try:
+        arguments = [ast.literal_eval(argument) for argument in node.args]
+        options = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+        return _BUILDERS[name](*arguments, **options), condition
+    except (TypeError, ValueError) as error:
+        # Python calls the builders <lambda>; the user calls them by name.
+        problem = str(error).replace("<lambda>", name)
+        raise ValueError(f"{text!r} is not a domain: {problem}") from None
+
+
+def _expression(text: str) -> ast.expr | None:
+    """The text as a Python expression, its condition completed to `… if … else None`."""
+    for completed in (text, f"{text} else None"):
+        try:
+            return ast.parse(completed.strip(), mode="eval").body
+        except (SyntaxError, ValueError):  # ValueError: a null character
+            continue
+    return None
+
+
+# ── Ray Tune's objects ──────────────────────────────────────────────────────────────────────────
+
+
+def from_ray(value: Any) -> Domain | None:
+    """The domain of a Ray Tune object, None if `value` is not one. Raises ValueError for those
+    that no searcher can work on (`sample_from`, the unbounded `randn`)."""
+    if isinstance(value, dict) and set(value) == {"grid_search"}:
+        return _choice(value["grid_search"])
+    if not type(value).__module__.startswith("ray.tune.search.sample"):
+        return None
+    kind, sampler = type(value).__name__, value.get_sampler()
+    if kind == "Function":
+        raise ValueError(
+            "sample_from cannot be searched: give a domain, and a condition with when()"
+        )
+    if kind == "Categorical":
+        return _choice(value.categories)
+    step = plain(getattr(sampler, "q", None))
+    scale = type(sampler.get_sampler() if step is not None else sampler).__name__
+    if "Normal" in scale:
+        raise ValueError("randn is unbounded and cannot be searched: use uniform(low, high)")
+    log = "LogUniform" in scale
+    lower, upper = plain(value.lower), plain(value.upper)
+    if kind == "Float":
+        return Float(lower, upper, log=log, step=step)
+    # Ray keeps the upper bound that was given: left out by randint, included by qrandint.
+    return Integer(lower, upper - (step is None), log=log, step=1 if step is None else step)

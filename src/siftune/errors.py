@@ -1,0 +1,11 @@
+"""The one error that a user causes, and that carries every mistake at once."""
+
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """Mistakes found before anything was started. `mistakes` has a sentence for each."""
+
+    def __init__(self, mistakes: str | Iterable[str]) -> None:
+        self.mistakes = (mistakes,) if isinstance(mistakes, str) else tuple(mistakes)
+        super().__init__("\n".join(self.mistakes))

@@ -1,0 +1,278 @@
+"""From a study to its end: checks, study directory, data, Ray, the run, and the last words."""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from siftune import cluster, console, journal
+from siftune.data import DataError
+from siftune.errors import UsageError
+from siftune.journal import Journal
+from siftune.progress import Progress
+from siftune.study import Study, read, read_yaml, resolve
+from siftune.trainables import Trainable
+
+FINISHED, FAILED, USAGE, RESUMABLE = 0, 1, 2, 75
+
+
+def launch(
+    study: Study,
+    *,
+    data: Path,
+    results: Path,
+    private: Path,
+    resume: bool = False,
+) -> int:
+    """Runs a study, new or interrupted, and returns the exit status.
+
+    `private` is the directory that `cluster.private` made.
+
+    Raises UsageError, with all mistakes, before anything is started or written; DataError if the
+    data set cannot be had.
+    """
+    node = cluster.this_node()
+    trainable = Trainable(
+        name=study.trainable,
+        data=data.absolute(),
+        seed=study.seed,
+        options=study.trainable_options,
+    )
+    directory = results.absolute() / study.name
+    mistakes = trainable.mistakes() + _place_mistakes(study, node)
+    mistakes += [] if resume else _directory_mistakes(directory)
+    said: list[str] = []
+    try:
+        if study.gpus_per_trial is None:
+            study = replace(study, gpus_per_trial=1 if node.gpus else 0)
+        slots = min(_slots(study, node), study.concurrent or sys.maxsize)
+        study, said = resolve(study, slots=max(1, slots))
+    except UsageError as error:
+        mistakes += error.mistakes
+    if mistakes:
+        raise UsageError(mistakes)
+    trainable.prepare()
+
+    log = Journal(directory) if resume else Journal.create(directory, study.to_yaml())
+    with console.view(study) as view, _interrupts() as interrupted:
+        progress = Progress(
+            study,
+            study.build_searcher(),
+            study.build_scheduler(),
+            slots=slots,
+            write=log.append,
+            sinks=(_best_writer(log), view),
+        )
+        progress.replay(journal.events(directory))
+        for sentence in (*said, *_notes(study, node, slots)):
+            view.say(sentence)
+        view.say(f"study {study.name}: {_describe(study)}, {slots} at once, in {directory}")
+        clock = _Clock(progress, log, time_limit_s=study.time_limit_s, interrupted=interrupted)
+        with cluster.connect(node, private):
+            from siftune import tuner
+
+            clock.began()
+            tuner.run(study, trainable, progress, directory, stop=clock.stop)
+        clock.write_summary()
+    log.close()
+    return _conclude(progress, directory)
+
+
+def resumed(directory: Path, changes: dict[str, Any]) -> Study:
+    """The study of an existing directory, made ready to go on.
+
+    Raises UsageError if there is none, or if a change would make it another study.
+    """
+    if not (directory / "study.yaml").is_file():
+        raise UsageError(f"there is no study to resume in {directory}")
+    open_to_change = ("trials", "time_limit_s", "concurrent", "cpus_per_trial", "gpus_per_trial")
+    if fixed := [name for name in changes if name not in open_to_change]:
+        raise UsageError(
+            f"--resume goes on with the study as it is and cannot change {', '.join(fixed)}; "
+            f"it can change: {', '.join(open_to_change)}"
+        )
+    if journal.mend(directory):
+        print("trials.jsonl: its last line was cut short; that event is taken not to have happened")
+    return read([read_yaml(directory / "study.yaml"), changes], {})
+
+
+# ── Before the start ────────────────────────────────────────────────────────────────────────────
+
+
+def _slots(study: Study, node: cluster.Node) -> int:
+    return node.slots(cpus_per_trial=study.cpus_per_trial, gpus_per_trial=study.gpus_per_trial or 0)
+
+
+def _place_mistakes(study: Study, node: cluster.Node) -> list[str]:
+    mistakes = []
+    if (study.gpus_per_trial or 0) > node.gpus:
+        mistakes.append(
+            f"--gpus-per-trial must be at most the {node.gpus:g} GPUs that there are, "
+            f"got {study.gpus_per_trial:g}: use --gpus-per-trial {node.gpus:g}"
+        )
+    if study.cpus_per_trial > node.cpus:
+        mistakes.append(
+            f"--cpus-per-trial must be at most the {node.cpus:g} CPUs that there are, "
+            f"got {study.cpus_per_trial:g}: use --cpus-per-trial {node.cpus:g}"
+        )
+    return mistakes
+
+
+def _directory_mistakes(directory: Path) -> list[str]:
+    if directory.exists():
+        return [
+            f"the study {directory.name!r} exists in {directory.parent} and is not overwritten: "
+            f"give another --name, or go on with it: --resume {directory.name}"
+        ]
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory.parent).close()
+    except OSError as error:
+        return [f"cannot write to {directory.parent}: {error.strerror}; give another --results"]
+    return []
+
+
+def _notes(study: Study, node: cluster.Node, slots: int) -> Iterator[str]:
+    if not node.gpus:
+        yield "no GPU here: trials run on the CPU"
+    assert study.trials is not None
+    if study.trials < slots:
+        yield (
+            f"{study.trials} trials leave {slots - study.trials} of {slots} slots empty: "
+            f"--trials {slots} fills them"
+        )
+    if "images" in study.trainable_options:
+        yield (
+            f"a part of the data set: {study.trainable_options['images']:,} of MNIST's "
+            "60,000 training images; --preset mnist takes them all"
+        )
+
+
+def _describe(study: Study) -> str:
+    return f"{study.trials} trials of {study.trainable}, {study.searcher} + {study.scheduler}"
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Ctrl-C once: the list it yields is filled, for the study to save and stop; twice: at once."""
+    received: list[int] = []
+
+    def once(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, signal.default_int_handler)
+        print("stopping after this moment's reports; Ctrl-C again stops at once", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, once)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# ── While it runs ───────────────────────────────────────────────────────────────────────────────
+
+
+def _best_writer(log: Journal) -> Any:
+    def write(event: journal.Event, progress: Progress) -> None:
+        best = progress.best
+        if best is None or (event["trial"], event.get("epoch")) != (best.trial, best.epoch):
+            return
+        content: dict[str, Any] = {"trial": best.trial, "config": best.config}
+        content |= {"metrics": best.metrics, "epoch": best.epoch, "checkpoint": None}
+        if best.checkpoint:
+            files = sorted((log.directory / best.checkpoint).glob("*"))
+            # The path of the weights themselves where it is one file.
+            path = files[0] if len(files) == 1 else log.directory / best.checkpoint
+            content["checkpoint"] = str(path.relative_to(log.directory))
+        log.write("best.json", content)
+
+    return write
+
+
+class _Clock:
+    """Time of the run: when it is to stop, and summary.json."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        log: Journal,
+        *,
+        time_limit_s: float | None,
+        interrupted: list[int],
+    ) -> None:
+        self._progress = progress
+        self._log = log
+        self._limit_s = time_limit_s
+        self._interrupted = interrupted
+        self._start = time.monotonic()
+        self._written = self._start
+        self._before = journal.read_json(log.directory / "summary.json")
+
+    def began(self) -> None:
+        self._start = time.monotonic()
+
+    def stop(self) -> bool:
+        now = time.monotonic()
+        if now - self._written > 5:
+            self._written = now
+            self.write_summary()
+        over = self._limit_s is not None and now - self._start > self._limit_s
+        return over or bool(self._interrupted)
+
+    def write_summary(self) -> None:
+        progress = self._progress
+        trials = progress.trials.values()
+        wall_s = time.monotonic() - self._start + self._before.get("wall_s", 0.0)
+        trial_s = sum(trial.seconds for trial in trials)
+        ended = sum(trial.state != "running" for trial in trials)
+        slot_s = wall_s * progress.slots
+        content = {
+            "trials": progress.by_state(),
+            "wall_s": wall_s,
+            "trial_s": trial_s,
+            "slots": progress.slots,
+            "busy_fraction": trial_s / slot_s,
+            "overhead_s_per_trial": max(0.0, slot_s - trial_s) / max(1, ended),
+            "suggest_s": progress.suggest_s + self._before.get("suggest_s", 0.0),
+            "suggest_wait_s": progress.suggest_wait_s + self._before.get("suggest_wait_s", 0.0),
+            "restarts": sum(trial.restarts for trial in trials),
+        }
+        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in content.items()}
+        self._log.write("summary.json", rounded)
+
+
+# ── After the end ───────────────────────────────────────────────────────────────────────────────
+
+
+def _conclude(progress: Progress, directory: Path) -> int:
+    states = progress.by_state()
+    counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+    print(f"study {progress.study.name}: {counted or 'no trial begun'}")
+    for trial in progress.trials.values():
+        if trial.error:
+            print(f"  trial {trial.trial} failed: {trial.error.splitlines()[-1]}")
+    if best := progress.best:
+        print(
+            f"best {progress.study.metric} {best.metrics[progress.study.metric]:.6g}: "
+            f"trial {best.trial}, epoch {best.epoch}"
+        )
+        for name, value in best.config.items():
+            print(f"  {name}: {value}")
+    print(f"everything is in {os.path.relpath(directory)}")
+    if states["running"] or not progress.all_begun:
+        print(f"there is work left: go on with --resume {directory.name}")
+        return RESUMABLE
+    if not states["completed"] and not states["pruned"]:
+        print("no trial succeeded: trials.jsonl has each one's error", file=sys.stderr)
+        return FAILED
+    return FINISHED
+
+
+__all__ = ["FAILED", "FINISHED", "RESUMABLE", "USAGE", "DataError", "launch", "resumed"]

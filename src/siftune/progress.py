@@ -1,0 +1,246 @@
+"""A study in progress: what has happened, and what is to happen next. No Ray in here.
+
+Every change is one event of the journal, and takes one path: written, folded into the trials,
+told to searcher and scheduler. Resuming is the same path without the writing, so what searcher
+and scheduler know after a restart is what they knew before it.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from siftune.journal import STATES, Event, Trial, fold
+from siftune.schedulers.base import Decision, Order, Scheduler
+from siftune.searchers.base import Searcher, SpaceExhausted
+from siftune.space import Config, key
+from siftune.study import Study
+
+_ATTEMPTS = 20  # proposals that a searcher gets for one trial before a random config is taken
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best epoch of the study so far."""
+
+    trial: str
+    epoch: int
+    config: Config
+    metrics: dict[str, Any]
+    checkpoint: str | None
+
+
+class Sink(Protocol):
+    """Where events go, each after it has taken effect."""
+
+    def __call__(self, event: Event, progress: "Progress") -> None: ...
+
+
+class Progress:
+    """The one state of a running study. Events come in through begin, report, restart and end."""
+
+    def __init__(
+        self,
+        study: Study,
+        searcher: Searcher,
+        scheduler: Scheduler,
+        *,
+        slots: int,
+        write: Callable[[Event], None],
+        sinks: Iterable[Sink] = (),
+    ) -> None:
+        self.study = study
+        self.searcher = searcher
+        self.scheduler = scheduler
+        self.slots = slots
+        self.trials: dict[str, Trial] = {}
+        self.best: Best | None = None
+        self.exhausted = False  # the space has no config left that was not trained
+        self.suggest_s = 0.0  # inside the searcher
+        self.suggest_wait_s = 0.0  # the same, times the slots that stood idle meanwhile
+        self._write = write
+        self._sinks = list(sinks)
+        self._known: dict[str, str] = {}  # config key → trial
+        self._scores: dict[str, float] = {}  # best score of each trial
+        self._decisions: dict[str, Decision] = {}  # of each trial's last epoch
+        self._running: set[str] = set()
+
+    # ── Questions ───────────────────────────────────────────────────────────────────────────────
+
+    def unfinished(self) -> list[str]:
+        return sorted(self._running)
+
+    def by_state(self) -> dict[str, int]:
+        states = [trial.state for trial in self.trials.values()]
+        return {state: states.count(state) for state in (*STATES, "running")}
+
+    @property
+    def all_begun(self) -> bool:
+        return self.exhausted or len(self.trials) >= (self.study.trials or 0)
+
+    def orders(self, *, idle: bool) -> list[Order]:
+        """What the scheduler wants done with paused trials. `idle`: nothing else can happen."""
+        return self.scheduler.orders(idle=idle)
+
+    def paused(self, trial: str) -> bool:
+        """Whether the trial waits for an order of the scheduler's."""
+        return self._decisions.get(trial) is Decision.PAUSE
+
+    def overdue(self) -> list[str]:
+        """Trials that were to stop when the study was interrupted."""
+        return [name for name in self.unfinished() if self._decisions.get(name) is Decision.STOP]
+
+    # ── Events ──────────────────────────────────────────────────────────────────────────────────
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Takes in the events of an interrupted study."""
+        for event in events:
+            self._take(event)
+
+    def begin(self) -> Trial | None:
+        """The next new trial, begun; None if there is none left."""
+        if self.all_begun:
+            return None
+        config = self._propose(len(self.trials))
+        if config is None:
+            self.exhausted = True
+            return None
+        name = f"{len(self.trials) + 1:04d}"
+        self._record({"event": "start", "trial": name, "config": config})
+        return self.trials[name]
+
+    def report(
+        self,
+        trial: str,
+        epoch: int,
+        metrics: Mapping[str, Any],
+        *,
+        seconds: float,
+        node: str | None = None,
+        gpu: str | None = None,
+        checkpoint: str | None = None,
+    ) -> Decision:
+        """One epoch of a trial is trained; what becomes of the trial.
+
+        An epoch trained a second time, after a restart without a checkpoint, is not told to
+        searcher and scheduler again.
+        """
+        if problem := self._problem(metrics, epoch):
+            self.end(trial, "failed", problem)
+            return Decision.STOP
+        event = {"event": "epoch", "trial": trial, "epoch": epoch, "metrics": dict(metrics)}
+        where = {"node": node, "gpu": gpu, "checkpoint": checkpoint}
+        again = epoch in self.trials[trial].epochs
+        self._record(event | {"seconds": round(seconds, 4)} | {k: v for k, v in where.items() if v})
+        decision = Decision.CONTINUE if again else self._decisions[trial]
+        if decision is Decision.STOP:
+            self.end(trial, "pruned")
+        return decision
+
+    def restart(
+        self, trial: str, epoch: int, *, donor: str | None = None, config: Config | None = None
+    ) -> None:
+        """The trial goes on after this epoch: after an interruption, or as a clone."""
+        event: Event = {"event": "restart", "trial": trial, "epoch": epoch}
+        if donor is not None:
+            event |= {"donor": donor, "config": config}
+        self._record(event)
+
+    def end(self, trial: str, state: str, error: str | None = None) -> None:
+        """The trial is over. Does nothing if it has ended already."""
+        if trial not in self._running:
+            return
+        if state == "completed" and not self.trials[trial].epochs:
+            state = "failed"
+            error = (
+                f"the trainable ended without reporting {self.study.metric!r}: call "
+                f"tune.report({{{self.study.metric!r}: value}}) once per epoch"
+            )
+        event = {"event": "end", "trial": trial, "state": state}
+        self._record(event | ({"error": error} if error else {}))
+
+    # ── Inside ──────────────────────────────────────────────────────────────────────────────────
+
+    def _record(self, event: Event) -> None:
+        event["time"] = round(time.time(), 3)
+        self._write(event)
+        self._take(event)
+        for sink in self._sinks:
+            sink(event, self)
+
+    def _take(self, event: Event) -> None:
+        name, kind = event["trial"], event["event"]
+        again = kind == "epoch" and event["epoch"] in self.trials[name].epochs
+        trial = fold(self.trials, event)
+        if kind == "start":
+            self._known[key(trial.config)] = name
+            self._running.add(name)
+            self.searcher.begin(name, trial.config)
+            self.scheduler.begin(name, trial.config)
+        elif kind == "epoch" and not again:
+            self._take_epoch(trial, event["epoch"], event["metrics"])
+        elif kind == "restart":
+            self._known.setdefault(key(trial.config), name)
+        elif kind == "end":
+            self._running.discard(name)
+            failed = trial.state == "failed"
+            self.searcher.end(name, None if failed else self._scores.get(name))
+            self.scheduler.end(name)
+
+    def _take_epoch(self, trial: Trial, epoch: int, metrics: dict[str, Any]) -> None:
+        name = trial.trial
+        score = self.study.sign() * float(metrics[self.study.metric])
+        self._scores[name] = min(score, self._scores.get(name, math.inf))
+        if self.best is None or score < self._score_of(self.best):
+            self.best = Best(name, epoch, trial.config, metrics, trial.checkpoints.get(epoch))
+        self.searcher.report(name, epoch, score)
+        decision = self.scheduler.report(name, epoch, score)
+        # At its last epoch a trial ends by itself: there is nothing left to stop or to pause.
+        last = epoch >= trial.config.get("epochs", math.inf)
+        self._decisions[name] = Decision.CONTINUE if last else decision
+
+    def _score_of(self, best: Best) -> float:
+        return self.study.sign() * float(best.metrics[self.study.metric])
+
+    def _problem(self, metrics: Mapping[str, Any], epoch: int) -> str | None:
+        metric = self.study.metric
+        if metric not in metrics:
+            return (
+                f"the trainable did not report {metric!r} but {', '.join(sorted(metrics))}: "
+                f"give one of these to --metric, or report {metric!r}"
+            )
+        for name in dict.fromkeys((metric, "loss")):
+            value = metrics.get(name, 0.0)
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                return f"{name} is {value!r} after epoch {epoch}: a finite number is needed"
+        return None
+
+    def _propose(self, number: int) -> Config | None:
+        """A config that no trial has had: one that was trained is answered by its record."""
+        began = time.perf_counter()
+        try:
+            return self._fresh(number)
+        finally:
+            spent = time.perf_counter() - began
+            self.suggest_s += spent
+            self.suggest_wait_s += spent * max(0, self.slots - len(self._running))
+
+    def _fresh(self, number: int) -> Config | None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                config = self.searcher.propose(number, attempt)
+            except SpaceExhausted:
+                return None
+            if key(config) not in self._known:
+                return config
+        space = self.study.space
+        rng = np.random.default_rng([self.study.seed, number, _ATTEMPTS])
+        for _ in range(1000):
+            if key(config := space.sample(rng)) not in self._known:
+                return config
+        if space.size() is None:
+            return None
+        return next((config for config in space.grid() if key(config) not in self._known), None)

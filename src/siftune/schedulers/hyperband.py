@@ -1,0 +1,117 @@
+"""HyperBand: successive halving in brackets that trade number of trials against epochs of each."""
+
+from dataclasses import dataclass, field
+from typing import Unpack
+
+from siftune.schedulers.base import Decision, Needs, Order, Resume, Scheduler, Stop, require
+from siftune.space import Config
+
+
+def brackets(max_epochs: int, eta: int) -> list[tuple[int, list[int]]]:
+    """How many trials each bracket takes, and the epochs at which its rungs end.
+
+    Algorithm 1 of the paper, with n = ceil((s_max + 1) / (s + 1) × eta^s) trials in bracket s and
+    epochs rounded down: for 81 epochs and eta 3, the first is (81, [1, 3, 9, 27, 81]).
+    """
+    s_max = 0
+    while eta ** (s_max + 1) <= max_epochs:
+        s_max += 1
+    return [
+        (
+            -(-(s_max + 1) * eta**s // (s + 1)),
+            [max_epochs // eta ** (s - rung) for rung in range(s + 1)],
+        )
+        for s in range(s_max, -1, -1)
+    ]
+
+
+@dataclass
+class _Bracket:
+    capacity: int
+    milestones: list[int]  # the epochs at which its trials pause
+    trials: list[str] = field(default_factory=list)
+
+
+class HyperBand(Scheduler):
+    """Trials pause at their rung's end until all of the rung are there; the best 1/eta go on.
+
+    Li et al. 2018, "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization"
+    (arXiv:1603.06560). Trials fill one bracket after the other as they begin, and after the last
+    bracket comes the first again. A paused trial holds no slot, so that others begin meanwhile.
+
+    A trial that is over, for whatever reason, or has trained all `epochs` of its config, keeps
+    nobody waiting, and counts in the size of its rung. The last bracket takes only as many as are
+    planned; if those do not come either, it is decided once nothing runs. At least one of a rung
+    goes on.
+    """
+
+    def __init__(self, *, eta: int = 3, **needs: Unpack[Needs]) -> None:
+        """Raises ValueError for eta below 2."""
+        super().__init__(**needs)
+        require("eta", eta, 2)
+        self._eta = eta
+        self._plan = brackets(self.max_epochs, eta)
+        self._brackets: list[_Bracket] = []
+        self._bracket_of: dict[str, _Bracket] = {}
+        self._epoch: dict[str, int] = {}  # the last one of each trial
+        self._length: dict[str, int] = {}
+        self._scores: dict[tuple[str, int], float] = {}  # at milestones
+        self._ended: set[str] = set()  # or have nothing left to train
+
+    def begin(self, trial: str, config: Config) -> None:
+        if not self._brackets or self._is_closed(self._brackets[-1]):
+            self._brackets.append(self._next_bracket())
+        self._brackets[-1].trials.append(trial)
+        self._bracket_of[trial] = self._brackets[-1]
+        self._epoch[trial] = 0
+        self._length[trial] = self.length(config)
+
+    def _is_closed(self, bracket: _Bracket) -> bool:
+        """Whether the bracket is full, or has been decided without: then some have gone on."""
+        return len(bracket.trials) >= bracket.capacity or any(
+            self._epoch[t] > first for first in bracket.milestones[:1] for t in bracket.trials
+        )
+
+    def _next_bracket(self) -> _Bracket:
+        size, (*milestones, _) = self._plan[len(self._brackets) % len(self._plan)]
+        left = self.trials - len(self._epoch)
+        return _Bracket(min(size, left) if left > 0 else size, milestones)
+
+    def report(self, trial: str, epoch: int, score: float) -> Decision:
+        self._epoch[trial] = epoch
+        if epoch >= self._length[trial]:
+            self._ended.add(trial)
+            return Decision.CONTINUE
+        if epoch not in self._bracket_of[trial].milestones:
+            return Decision.CONTINUE
+        self._scores[trial, epoch] = score
+        return Decision.PAUSE
+
+    def end(self, trial: str) -> None:
+        self._ended.add(trial)
+
+    def orders(self, *, idle: bool = False) -> list[Order]:
+        # Worked out anew from what was told, rather than remembered, so that it is the same
+        # whenever it is asked, and after any part of an earlier answer has been carried out.
+        return [order for bracket in self._brackets for order in self._decide(bracket, idle)]
+
+    def _decide(self, bracket: _Bracket, idle: bool) -> list[Order]:
+        if not idle and not self._is_closed(bracket):
+            return []
+        orders: list[Order] = []
+        entered = bracket.trials
+        for milestone in bracket.milestones:
+            arrived = [t for t in entered if (t, milestone) in self._scores]
+            if any(t not in arrived and t not in self._ended for t in entered):
+                break
+            # Those who are over keep their place among the best: whether they ended before or
+            # after the decision, it is the same decision.
+            arrived.sort(key=lambda t: self._scores[t, milestone])
+            best = arrived[: max(1, len(entered) // self._eta)]
+            orders += [
+                Resume(t) if t in best else Stop(t)
+                for t in arrived
+                if self._epoch[t] == milestone and t not in self._ended
+            ]
+            entered = [t for t in entered if t in best or self._epoch[t] > milestone]
+        return orders

@@ -1,0 +1,152 @@
+"""Population based training: the worst go on from the weights of the best, a little changed."""
+
+import math
+from typing import Unpack
+
+import numpy as np
+
+from siftune.domains import Domain, Float, Value
+from siftune.schedulers.base import (
+    Clone,
+    Decision,
+    Needs,
+    Order,
+    Resume,
+    Scheduler,
+    require,
+)
+from siftune.space import Config
+
+_FACTORS = (0.8, 1.2)  # of the paper's "perturb"
+
+
+class Pbt(Scheduler):
+    """Every `interval_epochs` the bottom quantile clones members of the top quantile.
+
+    Jaderberg et al. 2017, "Population Based Training of Neural Networks" (arXiv:1711.09846),
+    with its truncation selection, perturbation and resampling. It is synchronous here: all living
+    members pause and are ranked at the same epoch, so that what is decided depends neither on the
+    number of slots nor on who was faster. The population is the planned trials; a member that is
+    over, or that has trained all `epochs` of its config, is no part of it any more.
+    """
+
+    def __init__(
+        self,
+        *,
+        interval_epochs: int = 1,
+        quantile: float = 0.25,
+        mutate: str = "",
+        resample_probability: float = 0.25,
+        **needs: Unpack[Needs],
+    ) -> None:
+        """`mutate` names the parameters that a clone changes, separated by commas. By default
+        these are the continuous ones: others may change the shape of the weights.
+
+        Raises ValueError for numbers out of range, and if there is nothing to mutate.
+        """
+        super().__init__(**needs)
+        require("interval_epochs", interval_epochs, 1)
+        if not isinstance(quantile, float) or not 0 < quantile <= 0.5:
+            raise ValueError(f"quantile must be above 0 and at most 0.5, got {quantile!r}")
+        if not isinstance(resample_probability, int | float) or not 0 <= resample_probability <= 1:
+            raise ValueError(
+                f"resample_probability must be between 0 and 1, got {resample_probability!r}"
+            )
+        self._interval_epochs = interval_epochs
+        self._quantile = quantile
+        self._resample_probability = resample_probability
+        self._mutable = self._read_mutate(mutate)
+        self._begun: list[str] = []
+        self._configs: dict[str, Config] = {}  # of the living members
+        self._paused: dict[str, tuple[int, float]] = {}  # epoch and score
+        self._orders: dict[str, Order] = {}  # worked out, and not carried out yet
+        self._released = False  # some of them have been carried out
+
+    def _read_mutate(self, mutate: str) -> dict[str, Domain]:
+        if not isinstance(mutate, str):
+            raise ValueError(f"mutate must be names separated by commas, got {mutate!r}")
+        parameters = self.space.parameters
+        names = [name.strip() for name in mutate.split(",") if name.strip()]
+        if unknown := [name for name in names if name not in parameters]:
+            raise ValueError(
+                f"mutate must name parameters of the space, got {', '.join(map(repr, unknown))}; "
+                f"it has: {', '.join(parameters)}"
+            )
+        names = names or [name for name, p in parameters.items() if isinstance(p.domain, Float)]
+        if not names:
+            raise ValueError(
+                "mutate must name what may change without changing the shape of the weights if "
+                f"no parameter is continuous, got {mutate!r}"
+            )
+        return {name: parameters[name].domain for name in names}
+
+    def begin(self, trial: str, config: Config) -> None:
+        self._begun.append(trial)
+        self._configs[trial] = config
+        if not self._released:  # worked out for a population that was not complete
+            self._orders = {}
+
+    def report(self, trial: str, epoch: int, score: float) -> Decision:
+        if order := self._orders.pop(trial, None):
+            self._released = True
+            if isinstance(order, Clone):
+                self._configs[trial] = order.config
+        self._paused.pop(trial, None)
+        if trial not in self._configs:
+            return Decision.CONTINUE
+        if epoch >= self.length(self._configs[trial]):
+            # All that is left to it is to end, and when that is heard of is chance.
+            self.end(trial)
+            return Decision.CONTINUE
+        if epoch % self._interval_epochs:
+            return Decision.CONTINUE
+        self._paused[trial] = (epoch, score)
+        self._rank()
+        return Decision.PAUSE
+
+    def end(self, trial: str) -> None:
+        for members in (self._configs, self._paused, self._orders):
+            members.pop(trial, None)
+        self._rank()
+
+    def orders(self, *, idle: bool = False) -> list[Order]:
+        if not (idle or self._released or len(self._begun) >= self.trials):
+            return []
+        # Clones first: the checkpoint of a donor is surely there as long as the donor waits.
+        return sorted(self._orders.values(), key=lambda order: not isinstance(order, Clone))
+
+    def _rank(self) -> None:
+        """Works out the orders, if everyone waits and no earlier order is left."""
+        if self._orders or not self._paused or len(self._paused) < len(self._configs):
+            return
+        self._released = False
+        # One epoch for all, but for members that began after the population had gone on without
+        # them (a study resumed with more trials): those catch up first.
+        epoch = min(epoch for epoch, _ in self._paused.values())
+        members = [t for t in self._begun if t in self._paused and self._paused[t][0] == epoch]
+        ranking = sorted(members, key=lambda t: self._paused[t][1])
+        count = min(math.ceil(len(ranking) * self._quantile), len(ranking) // 2)
+        donors, bottom = ranking[:count], ranking[len(ranking) - count :]
+        self._orders = {
+            t: self._clone(t, epoch, donors) if t in bottom else Resume(t) for t in members
+        }
+
+    def _clone(self, trial: str, epoch: int, donors: list[str]) -> Clone:
+        rng = np.random.default_rng([self.seed, epoch, *trial.encode()])
+        donor = donors[rng.integers(len(donors))]
+        config = dict(self._configs[donor])
+        for name, domain in self._mutable.items():
+            config[name] = self._mutated(rng, domain, config[name])
+        return Clone(trial, donor, self.space.canonical(config))
+
+    def _mutated(self, rng: np.random.Generator, domain: Domain, value: Value) -> Value:
+        resample = rng.random() < self._resample_probability
+        if domain.kind == "unit":
+            if resample:
+                return domain.decode(rng.random())
+            return domain.canonical(value * _FACTORS[rng.integers(2)])
+        assert domain.size is not None
+        if resample:
+            return domain.decode(int(rng.integers(domain.size)))
+        neighbour = domain.encode(value) + (-1, 1)[rng.integers(2)]
+        return domain.decode(min(domain.size - 1, max(0, neighbour)))

@@ -1,0 +1,140 @@
+"""The package bayesian-optimization, with its typed parameters."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+from bayes_opt import BayesianOptimization
+from bayes_opt.acquisition import (
+    AcquisitionFunction,
+    ExpectedImprovement,
+    ProbabilityOfImprovement,
+    UpperConfidenceBound,
+)
+from bayes_opt.parameter import (
+    BayesParameter,
+    CategoricalParameter,
+    FloatParameter,
+    IntParameter,
+)
+from bayes_opt.target_space import TargetSpace
+from scipy.optimize import differential_evolution
+
+from siftune.domains import Domain
+from siftune.searchers.model import ModelBased
+from siftune.space import Space
+
+
+class _InBatches(AcquisitionFunction):
+    """Differential evolution as in the library, but of whole generations at once.
+
+    In a mixed space the library evaluates one point after the other: 12 s a proposal instead of
+    half a second, at 50 results.
+    """
+
+    def _smart_minimize(
+        self,
+        acq: Callable[[np.ndarray], np.ndarray],
+        space: TargetSpace,
+        x_seeds: np.ndarray,
+        random_state: np.random.RandomState,
+    ) -> tuple[np.ndarray | None, float]:
+        if all(space.continuous_dimensions):
+            return super()._smart_minimize(acq, space, x_seeds, random_state)
+        start = space.random_sample(15 * len(space.bounds), random_state=random_state)
+        start[: len(x_seeds)] = x_seeds
+        found = differential_evolution(
+            lambda points: acq(points.T),  # scipy's points are columns
+            space.bounds,
+            init=start,
+            polish=False,
+            vectorized=True,
+            updating="deferred",
+            rng=random_state,
+        )
+        return found.x, found.fun
+
+
+class _Ucb(_InBatches, UpperConfidenceBound):
+    pass
+
+
+class _Ei(_InBatches, ExpectedImprovement):
+    pass
+
+
+class _Poi(_InBatches, ProbabilityOfImprovement):
+    pass
+
+
+ACQUISITIONS: dict[str, Callable[[float, float], AcquisitionFunction]] = {
+    "ucb": lambda kappa, _: _Ucb(kappa=kappa),
+    "ei": lambda _, xi: _Ei(xi=xi),
+    "poi": lambda _, xi: _Poi(xi=xi),
+}
+
+
+class BayesOpt(ModelBased):
+    """A Gaussian process with typed inputs (Garrido-Merchán and Hernández-Lobato 2020).
+
+    `acquisition` is ucb, with `kappa`, or ei or poi, with `xi`: larger explores more. `startup`
+    scores are awaited before the first model. Raises ValueError for an unknown acquisition, and
+    for a `kappa` or `xi` below 0.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        seed: int,
+        acquisition: str = "ucb",
+        kappa: float = 2.576,
+        xi: float = 0.01,
+        startup: int = 10,
+    ) -> None:
+        super().__init__(space, seed=seed, startup=startup)
+        if acquisition not in ACQUISITIONS:
+            known = ", ".join(ACQUISITIONS)
+            raise ValueError(f"acquisition must be one of {known}, got {acquisition!r}")
+        if kappa < 0 or xi < 0:
+            raise ValueError(f"kappa and xi must be at least 0, got {kappa!r} and {xi!r}")
+        self._acquisition = lambda: ACQUISITIONS[acquisition](kappa, xi)
+
+    def suggest(self, rng: np.random.Generator) -> dict[str, float]:
+        optimizer = self._optimizer(int(rng.integers(2**32)))
+        told = set()
+        for config, score in zip(*self.with_lies(), strict=True):
+            point = self.coordinates(config)
+            # The library refuses a point that it has: the first score stands, a lie never counts.
+            if (identity := tuple(point.values())) not in told:
+                told.add(identity)
+                optimizer.register(point, -score)  # it maximises
+        return {name: float(value) for name, value in optimizer.suggest().items()}
+
+    def _optimizer(self, seed: int) -> BayesianOptimization:
+        parameters = {name: _parameter(name, d) for name, d in self.free.items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Non-float parameters are experimental")
+            return BayesianOptimization(
+                None,
+                cast(Any, parameters),  # its annotation forgets its own parameter classes
+                self._acquisition(),
+                random_state=seed,
+                verbose=0,
+            )
+
+
+class _Level(IntParameter):
+    """A level that counts in the kernel as much as a unit does, however many levels there are."""
+
+    def kernel_transform(self, value: np.ndarray) -> np.ndarray:
+        return super().kernel_transform(value) / self.bounds[1]
+
+
+def _parameter(name: str, domain: Domain) -> BayesParameter:
+    if domain.size is None or domain.kind == "unit":
+        return FloatParameter(name, (0, 1))
+    if domain.kind == "level":
+        return _Level(name, (0, domain.size - 1))
+    return CategoricalParameter(name, range(domain.size))

@@ -1,0 +1,168 @@
+"""The model of BOHB; its scheduler is schedulers/bohb.py.
+
+Written here since the authors' package, hpbandster, has not been maintained since 2018.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from siftune.domains import Domain
+from siftune.searchers.base import Searcher
+from siftune.searchers.model import is_fixed
+from siftune.space import Config, Space
+
+
+class Bohb(Searcher):
+    """Density ratios per budget (Falkner, Klein, Hutter 2018, arXiv:1807.01774, section 3.2).
+
+    A budget is an epoch, and the model is of the largest at which `min_points` + 2 trials have been
+    compared; None is the paper's rule, one more than there are parameters. The best
+    `top_n_percent` of them are the good ones; of `num_samples` drawn around these, the most
+    probable among the good against the bad is proposed. A `random_fraction` of the proposals is
+    drawn at random. Raises ValueError for an option out of its range.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        seed: int,
+        min_points: int | None = None,
+        top_n_percent: int = 15,
+        num_samples: int = 64,
+        random_fraction: float = 1 / 3,
+        bandwidth_factor: float = 3,
+        min_bandwidth: float = 1e-3,
+    ) -> None:
+        super().__init__(space, seed=seed)
+        if min_points is not None and min_points < 1:
+            raise ValueError(f"min_points must be at least 1, got {min_points!r}")
+        if not 0 < top_n_percent < 100:
+            raise ValueError(f"top_n_percent must be between 0 and 100, got {top_n_percent!r}")
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {num_samples!r}")
+        if not 0 <= random_fraction <= 1:
+            raise ValueError(f"random_fraction must be in [0, 1], got {random_fraction!r}")
+        if bandwidth_factor <= 0 or min_bandwidth <= 0:
+            raise ValueError(
+                "bandwidth_factor and min_bandwidth must be above 0, "
+                f"got {bandwidth_factor!r} and {min_bandwidth!r}"
+            )
+        self._domains = {name: p.domain for name, p in space.parameters.items()}
+        free = sum(not is_fixed(domain) for domain in self._domains.values())
+        self._min_points = 1 + free if min_points is None else min_points
+        self._top = top_n_percent / 100
+        self._num_samples = num_samples
+        self._random_fraction = random_fraction
+        self._bandwidth_factor = bandwidth_factor
+        self._min_bandwidth = min_bandwidth
+        # By epoch, then by trial: the point and its score. A trial counts once at each epoch, also
+        # if it was restarted and passed one twice.
+        self._reports: dict[int, dict[str, tuple[np.ndarray, float]]] = {}
+        self._failed: list[np.ndarray] = []
+
+    def report(self, trial: str, epoch: int, score: float) -> None:
+        self._reports.setdefault(epoch, {})[trial] = (self._point(self.running[trial]), score)
+
+    def learn(self, config: Config, score: float | None) -> None:
+        if score is None:
+            self._failed.append(self._point(config))
+
+    def propose(self, number: int, attempt: int = 0) -> Config:
+        rng = self.rng(number, attempt)
+        epochs = [e for e, told in self._reports.items() if len(told) >= self._min_points + 2]
+        if not epochs or rng.random() < self._random_fraction:
+            return self.space.sample(rng)
+        good, bad = self._split(max(epochs))
+        candidates = good.draw(rng, self._num_samples, self._bandwidth_factor)
+        best = candidates[np.argmax(good.log_pdf(candidates) - bad.log_pdf(candidates))]
+        return self.space.decode(
+            {
+                name: _coordinate(domain, u)
+                for (name, domain), u in zip(self._domains.items(), best, strict=True)
+            }
+        )
+
+    def _split(self, epoch: int) -> tuple["_Density", "_Density"]:
+        """Densities of the good and of the bad points. A failure is bad at every epoch."""
+        told = sorted(self._reports[epoch].values(), key=lambda entry: entry[1])
+        points = [point for point, _ in told]
+        good = max(self._min_points, int(self._top * len(points)))
+        bad = max(self._min_points, len(points) - good)
+        return self._density(points[:good]), self._density(points[-bad:] + self._failed)
+
+    def _density(self, points: list[np.ndarray]) -> "_Density":
+        levels = [d.size if d.kind == "category" and d.size else 0 for d in self._domains.values()]
+        return _Density.of(np.array(points), np.array(levels), self._min_bandwidth)
+
+    def _point(self, config: Config) -> np.ndarray:
+        """Units as they are, levels as the middles of parts of [0, 1], categories as codes."""
+        encoded = self.space.encode(config)
+        return np.array(
+            [
+                (encoded[name] + 0.5) / domain.size
+                if domain.kind == "level" and domain.size
+                else encoded[name]
+                for name, domain in self._domains.items()
+            ],
+            dtype=float,
+        )
+
+
+def _coordinate(domain: Domain, u: float) -> float:
+    if domain.kind == "level" and domain.size:
+        return min(domain.size - 1, int(u * domain.size))
+    return float(u)
+
+
+@dataclass(frozen=True, slots=True)
+class _Density:
+    """A product-kernel density: Gaussian on numbers, Aitchison and Aitken's on categories.
+
+    Not statsmodels' KDEMultivariate, which hpbandster uses: it counts a category's levels in the
+    points it has seen, and divides by zero where they have but one.
+    """
+
+    points: np.ndarray  # (points, coordinates)
+    levels: np.ndarray  # (coordinates,): the number of a category's levels, 0 for a number
+    bandwidths: np.ndarray  # (coordinates,)
+
+    @classmethod
+    def of(cls, points: np.ndarray, levels: np.ndarray, min_bandwidth: float) -> "_Density":
+        """Bandwidths by the normal reference rule, as in the paper, kept above `min_bandwidth`."""
+        count, dimensions = points.shape
+        rule = 1.06 * points.std(axis=0) * count ** (-1 / (4 + dimensions))
+        # At this bandwidth all levels are equally probable; a category cannot be wider.
+        widest = np.where(levels > 0, 1 - 1 / np.maximum(levels, 2), np.inf)
+        return cls(points, levels, np.minimum(np.maximum(rule, min_bandwidth), widest))
+
+    def draw(self, rng: np.random.Generator, count: int, factor: float) -> np.ndarray:
+        """(count, coordinates): around points of this density, the numbers `factor` times wider."""
+        centres = self.points[rng.integers(len(self.points), size=count)]
+        numbers = _truncated_normal(rng, centres, self.bandwidths * factor)
+        moved = rng.random(centres.shape) < self.bandwidths
+        others = np.floor(rng.random(centres.shape) * np.maximum(self.levels, 1))
+        return np.where(self.levels > 0, np.where(moved, others, centres), numbers)
+
+    def log_pdf(self, at: np.ndarray) -> np.ndarray:
+        """(len(at),): the logarithm of the density, up to a constant that all densities share."""
+        distance = at[:, None, :] - self.points[None, :, :]
+        gaussian = -0.5 * (distance / self.bandwidths) ** 2 - np.log(self.bandwidths)
+        others = np.maximum(self.levels - 1, 1)
+        categorical = np.where(
+            distance == 0, np.log1p(-self.bandwidths), np.log(self.bandwidths / others)
+        )
+        kernels = np.where(self.levels > 0, categorical, gaussian).sum(axis=2)
+        return np.logaddexp.reduce(kernels, axis=1) - np.log(len(self.points))
+
+
+def _truncated_normal(
+    rng: np.random.Generator, centres: np.ndarray, widths: np.ndarray
+) -> np.ndarray:
+    """Normal around `centres`, within [0, 1], by drawing again; what remains outside is clipped."""
+    drawn = rng.normal(centres, widths)
+    for _ in range(10):
+        outside = (drawn < 0) | (drawn > 1)
+        drawn = np.where(outside, rng.normal(centres, widths), drawn)
+    return np.clip(drawn, 0, 1)

@@ -1,0 +1,57 @@
+"""CMA-ES on the numbers of a space, a function of the results told so far.
+
+Optuna's own sampler keeps the strategy's state in the trials that it was asked for, and so depends
+on which proposals were made. This drives the library beneath it.
+"""
+
+from collections.abc import Mapping
+
+import cmaes
+import numpy as np
+
+from siftune.domains import Domain
+
+
+class CmaEs:
+    """CMA-ES (Hansen 2016) on units and levels; whole numbers by rounding, as in Optuna.
+
+    A generation is any population's worth of results, in the order in which they came. The strategy
+    may be told points that it did not draw (Hansen 2011, arXiv:1110.4181), so those of the start
+    and those that come late count too. Raises ValueError if there is no number.
+    """
+
+    def __init__(self, domains: Mapping[str, Domain]) -> None:
+        self._sizes = {name: d.size for name, d in domains.items() if d.kind != "category"}
+        self._units = {name for name, d in domains.items() if d.kind == "unit"}
+        if not self._sizes:
+            raise ValueError("sampler cmaes needs a numeric parameter, got a space of categories")
+        dimensions = len(self._sizes)
+        # 0.29 is the spread of a uniform start.
+        self._strategy = cmaes.CMA(
+            mean=np.full(dimensions, 0.5),
+            sigma=0.29,
+            bounds=np.tile([0.0, 1.0], (dimensions, 1)),
+            n_max_resampling=10 * dimensions,
+        )
+        self._generation: list[tuple[np.ndarray, float]] = []
+
+    def tell(self, coordinates: Mapping[str, float], score: float) -> None:
+        point = [self._to_unit(name, coordinates[name]) for name in self._sizes]
+        self._generation.append((np.array(point), score))
+        if len(self._generation) == self._strategy.population_size:
+            self._strategy.tell(self._generation)
+            self._generation = []
+
+    def ask(self, rng: np.random.Generator) -> dict[str, float]:
+        """Coordinates drawn from the strategy, which it does not change."""
+        self._strategy.reseed_rng(int(rng.integers(2**32)))
+        point = self._strategy.ask()
+        return {name: self._from_unit(name, u) for name, u in zip(self._sizes, point, strict=True)}
+
+    def _to_unit(self, name: str, coordinate: float) -> float:
+        size = self._sizes[name]
+        return coordinate if name in self._units or size is None else (coordinate + 0.5) / size
+
+    def _from_unit(self, name: str, u: float) -> float:
+        size = self._sizes[name]
+        return float(u) if name in self._units or size is None else min(size - 1, int(u * size))

@@ -1,0 +1,105 @@
+"""What the searchers that fit a model to all results share."""
+
+import math
+from abc import abstractmethod
+from statistics import median
+
+import numpy as np
+from scipy.stats import qmc
+
+from siftune.domains import Domain, Float
+from siftune.searchers.base import Searcher
+from siftune.searchers.randomness import seeded
+from siftune.space import Config, Space
+
+# A model that was refused this often for one number is not asked again: its optimum may be a config
+# that was trained already, whatever the seed.
+MODEL_ATTEMPTS = 3
+
+
+class ModelBased(Searcher):
+    """Proposes points of a Sobol sequence until `startup` scores are known, then what a model says.
+
+    Keeps all results: `configs`, in the order of their ends, and `scores`.
+
+    Raises ValueError for a `startup` below 1.
+    """
+
+    def __init__(self, space: Space, *, seed: int, startup: float) -> None:
+        super().__init__(space, seed=seed)
+        if startup < 1:
+            raise ValueError(f"startup must be at least 1, got {startup!r}")
+        self.startup = startup
+        self.configs: list[Config] = []
+        self._scores: list[float | None] = []
+        # Libraries stumble over coordinates that have one value, and have nothing to learn there.
+        self.free: dict[str, Domain] = {
+            name: p.domain for name, p in space.parameters.items() if not is_fixed(p.domain)
+        }
+
+    @abstractmethod
+    def suggest(self, rng: np.random.Generator) -> dict[str, float]:
+        """Coordinates of the free parameters, from a model of the scores.
+
+        Called with the global generators seeded; whatever else is random comes from `rng`.
+        """
+
+    def learn(self, config: Config, score: float | None) -> None:
+        self.configs.append(config)
+        self._scores.append(score)
+
+    @property
+    def scores(self) -> list[float]:
+        """Scores in the order of `configs`. A failed config counts as the worst score seen, so
+        that a model keeps away from it without its scale being spoilt by an invented number."""
+        known = [score for score in self._scores if score is not None]
+        worst = max(known, default=0.0)
+        return [worst if score is None else score for score in self._scores]
+
+    def propose(self, number: int, attempt: int = 0) -> Config:
+        rng = self.rng(number, attempt)
+        scored = sum(score is not None for score in self._scores)
+        if not self.free or attempt >= MODEL_ATTEMPTS:
+            return self.space.sample(rng)
+        if scored < self.startup:
+            return self.config(self._spread(number)) if attempt == 0 else self.space.sample(rng)
+        with seeded(rng):
+            return self.config(self.suggest(rng))
+
+    def config(self, coordinates: dict[str, float]) -> Config:
+        """The config at these coordinates of the free parameters."""
+        return self.space.decode(dict.fromkeys(self.space.parameters, 0) | coordinates)
+
+    def coordinates(self, config: Config) -> dict[str, float]:
+        """Coordinates of the free parameters of a config."""
+        encoded = self.space.encode(config)
+        return {name: encoded[name] for name in self.free}
+
+    def with_lies(self) -> tuple[list[Config], list[float]]:
+        """Configs and scores, a running config with a lie: the median of the scores.
+
+        A constant liar (Ginsbourger, Le Riche, Carraro 2010). The median takes the uncertainty
+        away around the running config, and moves neither the best score nor the scale.
+        """
+        scores = self.scores
+        running = list(self.running.values())
+        return self.configs + running, scores + [median(scores)] * len(running)
+
+    def _spread(self, number: int) -> dict[str, float]:
+        """Point `number` of the seed's scrambled Sobol sequence."""
+        engine = qmc.Sobol(len(self.free), rng=np.random.default_rng(self.seed))
+        point = engine.fast_forward(number).random()[0] if number else engine.random()[0]
+        return {
+            name: float(u) if domain.kind == "unit" else _level(u, domain)
+            for (name, domain), u in zip(self.free.items(), point, strict=True)
+        }
+
+
+def _level(u: float, domain: Domain) -> int:
+    assert domain.size is not None
+    return min(domain.size - 1, math.floor(u * domain.size))
+
+
+def is_fixed(domain: Domain) -> bool:
+    """Whether the domain has but one value."""
+    return domain.low == domain.high if isinstance(domain, Float) else domain.size == 1

@@ -1,0 +1,112 @@
+"""Optuna's samplers, through its public ask-and-tell interface."""
+
+import math
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from siftune.domains import Domain
+from siftune.searchers.cmaes import CmaEs
+from siftune.searchers.model import ModelBased
+from siftune.space import Config, Space
+
+SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "qmc")
+
+
+class Optuna(ModelBased):
+    """One of Optuna's samplers (Akiba et al. 2019), on the coordinates of the space.
+
+        tpe    tree-structured Parzen estimator, multivariate, with a constant liar (Watanabe 2023)
+        gp     Gaussian process with expected improvement
+        cmaes  CMA-ES on the numbers, beside TPE on the categories, which CMA-ES does not know
+        nsga2  a genetic algorithm
+        qmc    the Sobol sequence, never a model
+
+    `startup` scores are awaited before the first proposal from a model; for nsga2 it is the size
+    of a generation too. Raises ValueError for an unknown sampler, and for cmaes on a space without
+    a number.
+    """
+
+    def __init__(self, space: Space, *, seed: int, sampler: str = "tpe", startup: int = 10) -> None:
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+        super().__init__(space, seed=seed, startup=math.inf if sampler == "qmc" else startup)
+        if sampler == "nsga2" and startup < 2:
+            raise ValueError(f"startup must be at least 2 for nsga2, got {startup!r}")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._name, self._startup = sampler, startup
+        self._study = optuna.create_study(sampler=self._sampler(seed))
+        self._distributions = {name: _distribution(d) for name, d in self.free.items()}
+        self._numbers: dict[str, int] = {}  # Optuna's number of each running trial
+        self._cmaes = CmaEs(self.free) if sampler == "cmaes" else None
+        if sampler == "gp":
+            # Optuna imports it when the first model is fitted: too late for it to be seeded.
+            import torch  # noqa: F401
+
+    def suggest(self, rng: np.random.Generator) -> dict[str, float]:
+        # A new sampler each time, since they carry random state and caches. Optuna only asks on
+        # behalf of a trial; this one fails at once, and failed trials are invisible to samplers.
+        self._study.sampler = self._sampler(int(rng.integers(2**32)))
+        trial = self._study.ask(self._distributions)
+        self._study.tell(trial, state=TrialState.FAIL)
+        coordinates: dict[str, float] = dict(trial.params)
+        return coordinates | (self._cmaes.ask(rng) if self._cmaes else {})
+
+    def _sampler(self, seed: int) -> BaseSampler:
+        if self._name == "gp":
+            return GPSampler(seed=seed, n_startup_trials=0)
+        if self._name == "nsga2":
+            return _Nsga2(seed=seed, population_size=self._startup)
+        return TPESampler(seed=seed, n_startup_trials=0)
+
+    def begin(self, trial: str, config: Config) -> None:
+        super().begin(trial, config)
+        self._study.add_trial(
+            optuna.create_trial(
+                state=TrialState.RUNNING,
+                params=self.coordinates(config),
+                distributions=self._distributions,
+            )
+        )
+        self._numbers[trial] = self._study.get_trials(deepcopy=False)[-1].number
+
+    def end(self, trial: str, score: float | None) -> None:
+        coordinates = self.coordinates(self.running[trial])
+        super().end(trial, score)
+        number = self._numbers.pop(trial)
+        if all(score is None for score in self._scores):
+            # Nothing is known yet that a failure could be measured by.
+            self._study.tell(number, state=TrialState.PRUNED)
+            return
+        told = self.scores[-1]
+        if isinstance(self._study.sampler, _Nsga2):
+            # Optuna stamps a trial with its generation when it is asked for. Here that happens when
+            # it ends: then generations depend on the results alone, and each is full exactly once.
+            frozen = self._study.get_trials(deepcopy=False)[number]
+            self._study.sampler.get_trial_generation(self._study, frozen)
+        self._study.tell(number, told)
+        if self._cmaes:
+            self._cmaes.tell(coordinates, told)
+
+
+class _Nsga2(NSGAIISampler):
+    """With parents in the order of their numbers, as they are when Optuna has them cached."""
+
+    def select_parent(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        return sorted(super().select_parent(study, generation), key=lambda trial: trial.number)
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    if domain.size is None or domain.kind == "unit":
+        return FloatDistribution(0, 1)
+    if domain.kind == "level":
+        return IntDistribution(0, domain.size - 1)
+    return CategoricalDistribution(range(domain.size))

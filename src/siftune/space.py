@@ -1,0 +1,388 @@
+"""The space: hyper-parameters, their domains, and the conditions under which they matter.
+
+A condition is said once, beside its domain, and holds for every searcher:
+
+    SPACE = {
+        "conv3_channels": tune.choice([0, 16, 32]),
+        "kernel3": when("conv3_channels > 0", tune.choice([3, 5, 7])),
+    }
+
+A parameter whose condition does not hold is inactive and takes a canonical value, so that two
+configs that train the same model are one config.
+"""
+
+import ast
+import itertools
+import json
+import math
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from siftune import domains
+from siftune.domains import Domain, Value
+from siftune.errors import UsageError
+
+Config = dict[str, Value]
+
+_GRID_LIMIT = 100_000  # points beyond which a finite space is not counted one by one
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """A domain that matters only where `condition` holds."""
+
+    condition: str
+    domain: Any
+
+
+def when(condition: str, domain: Any) -> When:
+    """`domain` (Ray Tune's object, or a value) under a condition on other parameters.
+
+    The condition compares parameters with constants: `conv3_channels > 0`,
+    `scheduler == 'step'`, `optimizer in ('adam', 'adamw') and depth >= 2`.
+    """
+    return When(condition, domain)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    name: str
+    domain: Domain
+    condition: str | None = None
+
+
+class Space:
+    """Parameters and constants. Build one with `Space.read`; it does not change afterwards."""
+
+    def __init__(self, parameters: Mapping[str, Parameter], constants: Mapping[str, Value]) -> None:
+        self.parameters = dict(parameters)
+        self.constants = dict(constants)
+        self._conditions = {
+            p.name: _Condition(p.condition) for p in self.parameters.values() if p.condition
+        }
+        self._order = _dependency_order(self._conditions, self.parameters)
+
+    @classmethod
+    def read(cls, mapping: Mapping[str, Any]) -> "Space":
+        """The space of a dictionary of Ray Tune's domains, texts of domains, and constants.
+
+        Raises UsageError with every mistake: a malformed domain, a condition that cannot be read
+        or that names no parameter.
+        """
+        parameters: dict[str, Parameter] = {}
+        constants: dict[str, Value] = {}
+        mistakes: list[str] = []
+        for name, given in mapping.items():
+            if not isinstance(name, str) or not name.isidentifier():
+                mistakes.append(f"parameter names must be identifiers, got {name!r}")
+                continue
+            try:
+                domain, condition = _read_entry(given)
+                found = domain.mistakes() if domain else _constant_mistakes(given)
+                if condition is not None:
+                    found += _unknown_mistakes(condition, mapping)
+            except (TypeError, ValueError) as error:
+                domain, condition, found = None, None, [str(error)]
+            mistakes += [f"parameter {name!r}: {mistake}" for mistake in found]
+            if found:
+                continue
+            if domain is None:
+                constants[name] = domains.plain(given)
+            else:
+                parameters[name] = Parameter(name, domain, condition)
+        mistakes += _comparison_mistakes(parameters, constants)
+        try:
+            space = cls(parameters, constants)
+        except UsageError as error:
+            mistakes += error.mistakes
+        if mistakes:
+            raise UsageError(mistakes)
+        return space
+
+    def override(self, settings: Mapping[str, Any]) -> "Space":
+        """This space with some entries replaced; a condition stays unless a new one is given.
+
+        Raises UsageError for names that the space does not have, and as `read` does.
+        """
+        mistakes = [
+            f"unknown parameter {name!r}; the space has: {', '.join(self.names)}"
+            for name in settings
+            if name not in self
+        ]
+        entries = self.to_dict() | {
+            name: self._conditioned(name, given) for name, given in settings.items() if name in self
+        }
+        try:
+            space = Space.read(entries)
+        except UsageError as error:
+            mistakes += error.mistakes
+        if mistakes:
+            raise UsageError(mistakes)
+        return space
+
+    def _conditioned(self, name: str, given: Any) -> Any:
+        """`given` under the condition that `name` has, unless it has one itself."""
+        old = self.parameters.get(name)
+        if old is None or old.condition is None:
+            return given
+        try:
+            domain, condition = _read_entry(given)
+        except (TypeError, ValueError):
+            return given  # for `read` to report
+        return When(old.condition, given) if domain and condition is None else given
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.parameters or name in self.constants
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.parameters, *self.constants]
+
+    def to_dict(self) -> dict[str, Value]:
+        """The space as text that `Space.read` takes back, as study.yaml holds it."""
+        written: dict[str, Value] = {
+            p.name: f"{p.domain} if {p.condition}" if p.condition else str(p.domain)
+            for p in self.parameters.values()
+        }
+        return written | self.constants
+
+    # ── Configs ─────────────────────────────────────────────────────────────────────────────────
+
+    def canonical(self, config: Mapping[str, Value]) -> Config:
+        """`config` with constants added, values snapped to their domains, inactive ones fixed."""
+        values = dict(self.constants)
+        active = dict.fromkeys(self.constants, True)
+        for name in self._order:
+            domain, condition = self.parameters[name].domain, self._conditions.get(name)
+            active[name] = condition is None or (
+                all(active[other] for other in condition.names) and condition.holds(values)
+            )
+            values[name] = domain.canonical(config[name]) if active[name] else domain.default()
+        return {name: values[name] for name in self.names}
+
+    def mistakes(self, config: Mapping[str, Value]) -> list[str]:
+        """What is wrong with a config that someone wrote, [] if nothing."""
+        missing = [f"the config lacks {name!r}" for name in self.parameters if name not in config]
+        outside = [
+            f"{name} must be in {self.parameters[name].domain}, got {value!r}"
+            for name, value in config.items()
+            if name in self.parameters and not self.parameters[name].domain.contains(value)
+        ]
+        return missing + outside
+
+    def sample(self, rng: np.random.Generator) -> Config:
+        """A config drawn at random: uniform in every coordinate."""
+        return self.decode(
+            {
+                name: float(rng.random()) if p.domain.kind == "unit" else self._draw(rng, p.domain)
+                for name, p in self.parameters.items()
+            }
+        )
+
+    @staticmethod
+    def _draw(rng: np.random.Generator, domain: Domain) -> int:
+        assert domain.size is not None
+        return int(rng.integers(domain.size))
+
+    def encode(self, config: Mapping[str, Value]) -> dict[str, float]:
+        """Coordinates of a config, by parameter; see siftune.domains for their kinds."""
+        return {name: p.domain.encode(config[name]) for name, p in self.parameters.items()}
+
+    def decode(self, coordinates: Mapping[str, float]) -> Config:
+        """The canonical config at these coordinates."""
+        return self.canonical(
+            {name: p.domain.decode(coordinates[name]) for name, p in self.parameters.items()}
+        )
+
+    def grid(self) -> Iterator[Config]:
+        """Every distinct config of a finite space, in the order of the parameters' values.
+
+        Raises ValueError if a domain is continuous; the sentence says how to discretise it.
+        """
+        mistakes = [
+            f"parameter {name!r} is continuous, which a grid cannot cover: give it steps, as in "
+            f"--set '{name}={_discretised(p.domain)}'"
+            for name, p in self.parameters.items()
+            if p.domain.size is None
+        ]
+        if mistakes:
+            raise UsageError(mistakes)
+        seen = set()
+        values = [p.domain.values() or () for p in self.parameters.values()]
+        for point in itertools.product(*values):
+            config = self.canonical(dict(zip(self.parameters, point, strict=True)))
+            if (identity := key(config)) not in seen:
+                seen.add(identity)
+                yield config
+
+    def size(self) -> int | None:
+        """Number of distinct configs; None if infinite, or too many to count one by one."""
+        sizes = [p.domain.size for p in self.parameters.values()]
+        counts = [size for size in sizes if size is not None]
+        if len(counts) < len(sizes) or math.prod(counts) > _GRID_LIMIT:
+            return None
+        return sum(1 for _ in self.grid())
+
+
+def key(config: Mapping[str, Value]) -> str:
+    """The same text for the same config, whatever the order of its entries."""
+    return json.dumps(config, sort_keys=True)
+
+
+def _discretised(domain: Domain) -> str:
+    assert isinstance(domain, domains.Float)
+    points = [domain.decode(k / 2) for k in range(3)]
+    return f"choice([{', '.join(f'{point:.3g}' for point in points)}])"
+
+
+def _read_entry(given: Any) -> tuple[Domain | None, str | None]:
+    """Domain and condition of one entry; (None, None) for a constant. Raises ValueError."""
+    if isinstance(given, When):
+        domain, inner = _read_entry(given.domain)
+        if inner:
+            raise ValueError(f"two conditions, {given.condition!r} and {inner!r}: join them by and")
+        return domain or domains.Choice((domains.plain(given.domain),)), given.condition
+    if isinstance(given, domains.Float | domains.Integer | domains.Choice):
+        return given, None
+    if isinstance(given, str):
+        return domains.parse(given) or (None, None)
+    return domains.from_ray(given), None
+
+
+def _constant_mistakes(given: Any) -> list[str]:
+    if isinstance(given, dict):
+        return ["a space is flat, one entry a parameter: give the inner ones names of their own"]
+    try:
+        json.dumps(domains.plain(given))
+    except (TypeError, ValueError):
+        return [f"a constant must be a number, text, or a list of them, got {given!r}"]
+    return []
+
+
+# ── Conditions ──────────────────────────────────────────────────────────────────────────────────
+
+_OPERATORS = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda a, b: a in b,
+    ast.NotIn: lambda a, b: a not in b,
+}
+
+
+class _Condition:
+    """`conv3_channels > 0 and optimizer != 'sgd'`: read with ast, never evaluated as Python."""
+
+    def __init__(self, text: str) -> None:
+        try:
+            self._node = ast.parse(text, mode="eval").body
+        except (SyntaxError, TypeError, ValueError):
+            raise ValueError(f"cannot read the condition {text!r}") from None
+        self._text = text
+        self.names = sorted({n.id for n in ast.walk(self._node) if isinstance(n, ast.Name)})
+        if not self.names:
+            raise ValueError(f"the condition {text!r} names no parameter")
+        self._check(self._node)
+
+    def holds(self, values: Mapping[str, Value]) -> bool:
+        return bool(self._value(self._node, values))
+
+    def _check(self, node: ast.expr) -> None:
+        if isinstance(node, ast.BoolOp):
+            parts = node.values
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            parts = [node.operand]
+        elif isinstance(node, ast.Compare) and all(type(op) in _OPERATORS for op in node.ops):
+            parts = [part for part in (node.left, *node.comparators) if not _is_constant(part)]
+        elif isinstance(node, ast.Name):
+            return
+        else:
+            raise ValueError(
+                f"the condition {self._text!r} may only compare parameters with constants, "
+                "joined by and, or, not"
+            )
+        for part in parts:
+            self._check(part)
+
+    def _value(self, node: ast.expr, values: Mapping[str, Value]) -> Any:
+        if isinstance(node, ast.Name):
+            return values[node.id]
+        if isinstance(node, ast.BoolOp):
+            combine = all if isinstance(node.op, ast.And) else any
+            return combine(self._value(part, values) for part in node.values)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return not self._value(node.operand, values)
+        if isinstance(node, ast.Compare):
+            operands = [self._value(part, values) for part in (node.left, *node.comparators)]
+            return all(
+                _OPERATORS[type(op)](a, b)
+                for op, a, b in zip(node.ops, operands, operands[1:], strict=False)
+            )
+        return ast.literal_eval(node)
+
+
+def _is_constant(node: ast.expr) -> bool:
+    try:
+        ast.literal_eval(node)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _unknown_mistakes(condition: str, space: Mapping[str, Any]) -> list[str]:
+    return [
+        f"its condition {condition!r} names {unknown!r}, which the space does not have; "
+        f"it has: {', '.join(map(str, space))}"
+        for unknown in _Condition(condition).names
+        if unknown not in space
+    ]
+
+
+def _comparison_mistakes(
+    parameters: Mapping[str, Parameter], constants: Mapping[str, Value]
+) -> list[str]:
+    """A sentence for each condition that compares what cannot be compared, as `optimizer > 3`."""
+    options = {name: (value,) for name, value in constants.items()} | {
+        # Of numbers, one stands for all.
+        name: p.domain.options if isinstance(p.domain, domains.Choice) else (p.domain.default(),)
+        for name, p in parameters.items()
+    }
+    mistakes = []
+    for p in parameters.values():
+        condition = _Condition(p.condition) if p.condition else None
+        if condition is None or not all(name in options for name in condition.names):
+            continue
+        for values in itertools.product(*(options[name] for name in condition.names)):
+            try:
+                condition.holds(dict(zip(condition.names, values, strict=True)))
+            except TypeError as error:
+                mistakes.append(f"parameter {p.name!r}: its condition {p.condition!r}: {error}")
+                break
+    return mistakes
+
+
+def _dependency_order(
+    conditions: Mapping[str, _Condition], parameters: Mapping[str, Parameter]
+) -> list[str]:
+    """Parameters, each after those that its condition names. Raises UsageError on a circle."""
+    order: list[str] = []
+    waiting = list(parameters)
+    while waiting:
+        ready = [
+            name
+            for name in waiting
+            if name not in conditions
+            or not any(other in waiting for other in conditions[name].names)
+        ]
+        if not ready:
+            raise UsageError(f"the conditions of {', '.join(waiting)} depend on one another")
+        order += ready
+        waiting = [name for name in waiting if name not in ready]
+    return order

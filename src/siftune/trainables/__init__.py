@@ -1,0 +1,165 @@
+"""Trainables: the function that trains one model from one config and reports once per epoch.
+
+Two kinds. One of ours is a module with
+
+    SPACE                          its default space
+    prepare(data)                  fetches what it needs, once, before any trial
+    epochs(config, *, start, seed, data, **options)
+                                   yields (metrics, save) once per epoch
+    evaluate(directory, *, seed, data, **options)
+                                   metrics of saved weights, on the test set
+
+The user's own is any function of a config in a file, FILE.py:FUNC, that calls `tune.report`.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import random
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from siftune import registry
+from siftune.errors import UsageError
+from siftune.space import Config
+
+TRAINABLES = {"mnist": "siftune.trainables.mnist"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainable:
+    """Which trainable, and what it needs besides a config. Small, so that it travels to workers."""
+
+    name: str
+    data: Path
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def mistakes(self) -> list[str]:
+        """What is wrong with name and options. Runs the user's file, once, as a worker will."""
+        try:
+            if self.name not in TRAINABLES:
+                user_function(self.name)
+                return [
+                    f"--trainable-arg {option} is for siftune's own trainables: a function of "
+                    "yours takes its values from the space"
+                    for option in self.options
+                ]
+        except UsageError as error:
+            return list(error.mistakes)
+        return registry.option_mistakes(
+            "trainable", self.name, module(self.name).epochs, self.options
+        )
+
+    def prepare(self) -> None:
+        """Fetches data, before any trial starts. Raises DataError where it cannot."""
+        if self.name in TRAINABLES:
+            module(self.name).prepare(self.data)
+
+    def train(self, config: Config) -> None:
+        """Trains one trial inside Ray Tune, from Tune's checkpoint if there is one."""
+        from ray import tune
+
+        if self.name not in TRAINABLES:
+            run_user_function(self.name, config, seed=self.seed, report=tune.report)
+            return
+        checkpoint = tune.get_checkpoint()
+        with checkpoint.as_directory() if checkpoint else nullcontext() as start:
+            for metrics, save in module(self.name).epochs(
+                config,
+                start=Path(start) if start else None,
+                seed=self.seed,
+                data=self.data,
+                **self.options,
+            ):
+                with tempfile.TemporaryDirectory(prefix="sift-") as directory:
+                    save(Path(directory))
+                    tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(directory))
+
+
+def module(name: str) -> ModuleType:
+    return importlib.import_module(TRAINABLES[name])
+
+
+def default_space(name: str) -> dict[str, Any]:
+    """The space that comes with a trainable: its SPACE. Raises UsageError if it has none."""
+    if name in TRAINABLES:
+        return dict(module(name).SPACE)
+    space = getattr(load_file(_split(name)[0]), "SPACE", None)
+    if not isinstance(space, dict):
+        raise UsageError(
+            f"--trainable {name} has no space: give --space FILE.py:NAME or FILE.yaml, "
+            "or put a dictionary SPACE into its file"
+        )
+    return space
+
+
+def seed_everything(seed: int) -> None:
+    """One seed for every generator that a trainable may draw from without saying so."""
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
+
+
+def load_file(path: Path) -> ModuleType:
+    """The module in a Python file of the user's, loaded once per process.
+
+    Its directory is put on the path, as Python does for a script, so that it finds its
+    neighbours. Raises UsageError if the file is not there or fails on import.
+    """
+    path = path.resolve()
+    name = f"siftune_user_{path.stem}_{abs(hash(str(path))):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UsageError(f"{path} is not a Python file")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(loaded)
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(f"{path} fails when imported: {type(error).__name__}: {error}") from error
+    return loaded
+
+
+def _split(name: str) -> tuple[Path, str]:
+    file, colon, attribute = name.rpartition(":")
+    if not colon or not file.endswith(".py") or not attribute:
+        raise UsageError(
+            f"unknown trainable {name!r}; known: {', '.join(TRAINABLES)}, or your own FILE.py:FUNC"
+        )
+    return Path(file), attribute
+
+
+def user_function(name: str) -> Callable[[Config], Any]:
+    path, attribute = _split(name)
+    loaded = load_file(path)
+    function = getattr(loaded, attribute, None)
+    if not callable(function):
+        names = [n for n, v in vars(loaded).items() if inspect.isfunction(v)]
+        raise UsageError(f"{path} has no function {attribute!r}; it has: {', '.join(names)}")
+    return function
+
+
+def run_user_function(
+    name: str, config: Config, *, seed: int, report: Callable[[dict[str, Any]], None]
+) -> None:
+    """Calls the user's function; what it yields, if it is a generator, goes to `report`."""
+    function = user_function(name)
+    seed_everything(seed)  # last: importing the user's file may draw numbers
+    output: Any = function(dict(config))
+    if hasattr(output, "__next__"):
+        for metrics in output:
+            report(metrics)

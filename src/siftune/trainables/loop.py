@@ -1,0 +1,145 @@
+"""The training loop that the trainables share: one epoch at a time, resumable, reproducible."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+STATE_FILE = "state.pt"
+
+Metrics = dict[str, float]
+Save = Callable[[Path], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One model and how it is trained. Whatever depends on the task is a function here."""
+
+    config: dict[str, Any]
+    model: nn.Module
+    optimizer: Optimizer
+    batch_loss: Callable[[Tensor], Tensor]  # indices int64 [B] on the device -> mean loss, scalar
+    validate: Callable[[], Metrics]  # in evaluation mode, without gradients
+    set_rates: Callable[[int, int], None]  # before step i of n: the optimizer's lr and momentum
+    samples: int
+    batch_size: int
+    epochs: int
+    device: torch.device
+
+
+def default_device() -> torch.device:
+    """The GPU that the trial was given, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def plain(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with numpy's scalars as Python's, which `torch.load(weights_only=True)` reads."""
+    return {
+        name: value.item() if hasattr(value, "item") else value for name, value in config.items()
+    }
+
+
+@contextmanager
+def reproducible(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
+    """Random numbers and kernels that follow from the seed and the epoch (0: initialisation).
+
+    Gives a generator on the CPU for the order of the samples. The process's own random state and
+    flags are as before at the end: the next trial in it must not see that this one was there.
+    """
+    derived = (seed * 1_000_003 + epoch) % 2**63
+    cudnn = torch.backends.cudnn
+    on_cuda = device.type == "cuda"
+    with (
+        torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_cuda else []),
+        cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+    ):
+        torch.manual_seed(derived)
+        yield torch.Generator().manual_seed(derived)
+
+
+def run_epochs(
+    training: Training, *, start: Path | None, seed: int
+) -> Iterator[tuple[Metrics, Save]]:
+    """Trains, and yields after each epoch its metrics and a function that saves the state.
+
+    Metrics: `loss` (mean over the training samples), those of `validate`, `epoch` (from 1, counting
+    on from `start`), `samples_per_s` (training only). `save(directory)` writes one file, state.pt,
+    and is good until the next epoch is asked for. `start` is such a directory. Nothing random is in
+    the file: every epoch draws anew from the seed and its number, so that an interrupted training
+    equals an uninterrupted one whatever else ran in the process.
+
+    The config rules, not the file: rates come from the config even where `start` was saved under
+    another one (population-based training clones a trial and changes its lr).
+
+    Raises FloatingPointError if a metric is not finite.
+    """
+    done = 0 if start is None else _restore(training, start)
+    for epoch in range(done + 1, training.epochs + 1):
+        with reproducible(seed, epoch, training.device) as generator:
+            metrics = _train_one_epoch(training, epoch, generator)
+            metrics |= training.validate()
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{name} is {value} in epoch {epoch} at lr {training.config['lr']:g}: "
+                    "lower lr, or the upper end of its domain"
+                )
+        yield metrics, partial(_save, training, epoch)
+
+
+def _train_one_epoch(training: Training, epoch: int, generator: torch.Generator) -> Metrics:
+    begin = time.perf_counter()
+    steps = math.ceil(training.samples / training.batch_size)
+    # The loss is added up on the device and read once: to read it is to wait for the device.
+    total = torch.zeros((), device=training.device)
+    order = torch.randperm(training.samples, generator=generator).to(training.device)
+    training.model.train()
+    for step, batch in enumerate(order.split(training.batch_size), start=(epoch - 1) * steps):
+        training.set_rates(step, training.epochs * steps)
+        loss = training.batch_loss(batch)
+        training.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        training.optimizer.step()
+        total += loss.detach() * len(batch)
+    loss_mean = total.item() / training.samples
+    seconds = time.perf_counter() - begin
+    return {"loss": loss_mean, "epoch": epoch, "samples_per_s": training.samples / seconds}
+
+
+def _save(training: Training, epoch: int, directory: Path) -> None:
+    state = {
+        "config": training.config,
+        "epoch": epoch,
+        "model": training.model.state_dict(),
+        "optimizer": type(training.optimizer).__name__,
+        "moments": training.optimizer.state_dict()["state"],
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    unfinished = directory / f".{STATE_FILE}.part"
+    torch.save(state, unfinished)
+    unfinished.replace(directory / STATE_FILE)
+
+
+def load_state(directory: Path, device: torch.device) -> dict[str, Any]:
+    """What `save` wrote to `directory`: config, epoch, model, optimizer, moments."""
+    return torch.load(directory / STATE_FILE, map_location=device, weights_only=True)
+
+
+def _restore(training: Training, directory: Path) -> int:
+    """Takes the saved model and moments; the number of epochs behind them."""
+    state = load_state(directory, training.device)
+    training.model.load_state_dict(state["model"])
+    if state["optimizer"] == type(training.optimizer).__name__:
+        groups = training.optimizer.state_dict()["param_groups"]
+        training.optimizer.load_state_dict({"state": state["moments"], "param_groups": groups})
+    return state["epoch"]

@@ -1,0 +1,51 @@
+"""One Ray for all studies of a test run."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siftune import cluster
+from siftune.launch import launch
+from siftune.study import read
+
+
+@pytest.fixture(scope="session")
+def private() -> Iterator[Path]:
+    """Ray with two CPUs, connected for the length of the tests."""
+    node = cluster.Node(cpus=2, gpus=0)
+    with cluster.private() as directory, cluster.connect(node, directory):
+        yield directory
+
+
+class Result:
+    """A study directory, read."""
+
+    def __init__(self, status: int, directory: Path) -> None:
+        self.status = status
+        self.directory = directory
+        lines = (directory / "trials.jsonl").read_text().splitlines()
+        self.events: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        self.summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
+
+    @property
+    def best(self) -> dict[str, Any]:
+        return json.loads((self.directory / "best.json").read_text())
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [e for e in self.events if e["event"] == event]
+
+
+@pytest.fixture
+def study(private: Path, tmp_path: Path, mnist_directory: Path) -> Callable[..., Result]:
+    """Runs a study in this process and reads what it left behind."""
+
+    def run(**layer: Any) -> Result:
+        layer = {"name": "study"} | layer
+        found = read([layer], {})
+        status = launch(found, data=mnist_directory, results=tmp_path, private=private)
+        return Result(status, tmp_path / str(layer["name"]))
+
+    return run

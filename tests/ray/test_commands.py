@@ -1,0 +1,225 @@
+"""The commands as a person runs them: processes, signals, exit statuses."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NAPPER = """
+import json, tempfile, time
+from pathlib import Path
+from ray import tune
+
+SPACE = {"x": tune.uniform(-1, 1), "nap": 0.2, "epochs": 9}
+
+def train(config):
+    start, checkpoint = 0, tune.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as directory:
+            start = json.loads(Path(directory, "epoch.json").read_text())
+    for epoch in range(start + 1, config["epochs"] + 1):
+        time.sleep(config["nap"])
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory, "epoch.json").write_text(json.dumps(epoch))
+            tune.report(
+                {"loss": config["x"] ** 2 + 1 / epoch},
+                checkpoint=tune.Checkpoint.from_directory(directory),
+            )
+"""
+STUDY = ("--trainable", "napper.py:train", "--searcher", "random", "--concurrent", "1")
+
+
+@pytest.fixture
+def start(tmp_path: Path, mnist_directory: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts an entrypoint in an empty directory with napper.py in it."""
+    (tmp_path / "napper.py").write_text(NAPPER)
+
+    def begin(entrypoint: str, *flags: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, ROOT / "entrypoints" / f"{entrypoint}.py", *flags],
+            cwd=tmp_path,
+            env=os.environ | {"SIFTUNE_DATA": str(mnist_directory)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return begin
+
+
+def events(directory: Path) -> list[dict[str, Any]]:
+    path = directory / "trials.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for_events(directory: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(events(directory)) < count:
+        assert time.monotonic() < deadline, "the study does not get on"
+        time.sleep(0.05)
+
+
+def outcome(directory: Path) -> dict[str, list[Any]]:
+    """Of each trial: config, epochs with their losses, and state."""
+    found: dict[str, list[Any]] = {}
+    for event in events(directory):
+        trial = found.setdefault(event["trial"], [])
+        if event["event"] == "start":
+            trial.append(event["config"] | {"nap": None})
+        elif event["event"] == "epoch":
+            trial.append((event["epoch"], event["metrics"]["loss"]))
+        elif event["event"] == "end":
+            trial.append(event["state"])
+    return found
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "hyperband", "pbt"])
+def test_a_killed_study_goes_on_as_if_it_had_not_been(
+    start: Callable[..., Any], tmp_path: Path, scheduler: str
+) -> None:
+    flags = (*STUDY, "--scheduler", scheduler, "--trials", "5")
+    whole = start("tune", *flags, "--name", "whole", "--set", "nap=0")
+    assert whole.wait() == 0, whole.stdout.read()
+    killed = start("tune", *flags, "--name", "killed")
+    wait_for_events(tmp_path / "results/killed", 9)
+    killed.kill()
+    killed.wait()
+    resumed = start("tune", "--resume", "killed")
+    said = resumed.communicate()[0]
+    assert resumed.returncode == 0, said
+    assert outcome(tmp_path / "results/killed") == outcome(tmp_path / "results/whole")
+    ends = Counter(e["trial"] for e in events(tmp_path / "results/killed") if e["event"] == "end")
+    assert set(ends.values()) == {1}
+    assert len(ends) == 5
+
+
+def test_a_time_limit_ends_with_75_and_the_study_can_go_on(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    flags = (*STUDY, "--scheduler", "none", "--trials", "3", "--name", "s")
+    first = start("tune", *flags, "--time-limit", "2s")
+    said = first.communicate()[0]
+    assert first.returncode == 75, said
+    assert "--resume s" in said
+    summary = json.loads((tmp_path / "results/s/summary.json").read_text())
+    assert summary["trials"]["running"] == 1
+    second = start("tune", "--resume", "s", "--time-limit", "600")
+    said = second.communicate()[0]
+    assert second.returncode == 0, said
+    assert json.loads((tmp_path / "results/s/summary.json").read_text())["restarts"] == 1
+    epochs = [e["epoch"] for e in events(tmp_path / "results/s") if e["event"] == "epoch"]
+    assert epochs == [*range(1, 10)] * 3
+
+
+def test_ctrl_c_saves_and_stops(start: Callable[..., Any], tmp_path: Path) -> None:
+    process = start("tune", *STUDY, "--trials", "3", "--name", "s")
+    wait_for_events(tmp_path / "results/s", 3)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 75, said
+    assert "--resume s" in said
+    assert "Traceback" not in said
+
+
+def test_studyyaml_runs_the_study_again(start: Callable[..., Any], tmp_path: Path) -> None:
+    flags = (*STUDY, "--trials", "2", "--set", "nap=0")
+    first = start("tune", *flags, "--name", "first")
+    assert first.wait() == 0, first.stdout.read()
+    second = start("tune", "--config", "results/first/study.yaml", "--name", "second")
+    assert second.wait() == 0, second.stdout.read()
+    assert outcome(tmp_path / "results/first") == outcome(tmp_path / "results/second")
+
+
+def test_a_log_file_has_a_line_per_event_and_nothing_redrawn(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    process = start("tune", *STUDY, "--trials", "2", "--set", "nap=0", "--name", "s")
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "\r" not in said
+    assert "\x1b" not in said
+    lines = [line for line in said.splitlines() if re.match(r"\d\d:\d\d:\d\d trial ", line)]
+    assert len(lines) == len(events(tmp_path / "results/s"))
+    assert said.count("no GPU here") <= 1
+
+
+def test_a_terminal_shows_one_table(start: Callable[..., Any], tmp_path: Path) -> None:
+    controller, terminal = pty.openpty()
+    flags = (*STUDY, "--trials", "2", "--set", "nap=0.05", "--name", "s")
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "entrypoints/tune.py", *flags],
+        cwd=tmp_path,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    said = b""
+    while True:
+        try:
+            said += os.read(controller, 65536)
+        except OSError:  # the other end is closed
+            break
+    assert process.wait() == 0, said.decode()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
+    assert "2 of 2 trials done" in text
+    assert "best loss" in text
+    assert "left" in text
+
+
+def test_the_quick_preset_says_that_it_is_a_part(start: Callable[..., Any], tmp_path: Path) -> None:
+    small = ["epochs=2", "conv1_channels=8", "conv2_channels=16", "conv3_channels=0"]
+    flags = [flag for setting in small for flag in ("--set", setting)]
+    flags += ["--trials", "2", "--searcher", "random", "--name", "s"]
+    tune = start("tune", "--preset", "quick", *flags)
+    said = tune.communicate()[0]
+    assert tune.returncode == 0, said
+    assert "10,000 of MNIST's 60,000" in said
+    assert "images: 10000" in (tmp_path / "results/s/study.yaml").read_text()
+    best = json.loads((tmp_path / "results/s/best.json").read_text())
+    evaluate = start("train", "--from", "results/s/best.json")
+    said = evaluate.communicate()[0]
+    assert evaluate.returncode == 0, said
+    figures = dict(line.split(": ") for line in said.splitlines() if ": " in line)
+    assert float(figures["val_accuracy"]) == pytest.approx(
+        best["metrics"]["val_accuracy"], abs=1e-6
+    )
+    assert 0.5 < float(figures["test_accuracy"]) <= 1
+
+
+def test_train_runs_one_config_without_a_ray_process(start: Callable[..., Any]) -> None:
+    process = start("train", "--trainable", "napper.py:train", "--set", "x=0.5", "--set", "nap=0")
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert said.count("loss=") == 9
+    assert "loss=1.25" in said
+
+
+def test_no_data_source_is_an_error_before_any_trial(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    process = start("tune", "--data", "file/data", "--name", "s")
+    said = process.communicate()[0]
+    assert process.returncode == 1
+    assert "file/data" in said
+    assert not (tmp_path / "results/s").exists()
+
+
+def test_nothing_is_left_in_tmp(start: Callable[..., Any]) -> None:
+    before = set(Path("/tmp").glob("sift-*"))
+    process = start("tune", *STUDY, "--trials", "1", "--set", "nap=0", "--name", "s")
+    assert process.wait() == 0, process.stdout.read()
+    left = set(Path("/tmp").glob("sift-*")) - before
+    assert not [path for path in left if path.is_dir()]

@@ -1,0 +1,146 @@
+"""What becomes of trials that go wrong, and of a function of the user's own."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def mine(study: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """Runs a study of a function in a file of the user's."""
+
+    def run(body: str, **layer: Any) -> Any:
+        # A name of its own: a module is loaded once per process.
+        file = tmp_path / f"mine_{abs(hash(body)):x}.py"
+        head = 'from ray import tune\nSPACE = {"x": tune.choice([1, 2, 3, 4])}\n'
+        file.write_text(head + dedent(body))
+        layer = {"searcher": "grid", "scheduler": "none", "metric": "loss"} | layer
+        return study(trainable=f"{file}:train", **layer)
+
+    return run
+
+
+def test_a_function_of_ones_own_is_tuned(mine: Callable[..., Any]) -> None:
+    result = mine(
+        """
+        def train(config):
+            for epoch in range(3):
+                tune.report({"loss": config["x"] / (epoch + 1), "note": "kept"})
+        """
+    )
+    assert result.status == 0
+    assert result.best["config"] == {"x": 1}
+    assert result.best["epoch"] == 3
+    assert result.best["metrics"] == {"loss": 1 / 3, "note": "kept"}
+    assert result.best["checkpoint"] is None
+
+
+def test_a_generator_is_tuned(mine: Callable[..., Any]) -> None:
+    result = mine(
+        """
+        def train(config):
+            for epoch in range(2):
+                yield {"loss": config["x"] / (epoch + 1)}
+        """
+    )
+    assert result.status == 0
+    assert len(result.of("epoch")) == 8
+
+
+def test_one_trial_that_raises_does_not_end_the_study(mine: Callable[..., Any]) -> None:
+    result = mine(
+        """
+        def train(config):
+            if config["x"] == 2:
+                raise RuntimeError("two is too many")
+            tune.report({"loss": config["x"]})
+        """
+    )
+    assert result.status == 0
+    failed = [e for e in result.of("end") if e["state"] == "failed"]
+    assert len(failed) == 1
+    assert "RuntimeError: two is too many" in failed[0]["error"]
+    assert "in train" in failed[0]["error"]
+    assert result.summary["trials"] == {"completed": 3, "pruned": 0, "failed": 1, "running": 0}
+
+
+def test_a_study_whose_trials_all_raise_ends_with_1(
+    mine: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = mine("def train(config):\n    raise ValueError('never')\n")
+    assert result.status == 1
+    assert result.summary["trials"]["failed"] == 4
+    said = capsys.readouterr()
+    assert "ValueError: never" in said.out
+    assert "no trial succeeded" in said.err
+
+
+def test_a_nan_fails_its_trial_and_the_searcher_is_told(mine: Callable[..., Any]) -> None:
+    result = mine(
+        """
+        def train(config):
+            tune.report({"loss": float("nan") if config["x"] > 2 else config["x"]})
+        """,
+        searcher="optuna",
+        trials=4,
+    )
+    assert result.status == 0
+    errors = [e["error"] for e in result.of("end") if e["state"] == "failed"]
+    assert len(errors) == 2
+    assert all("loss is nan after epoch 1" in error for error in errors)
+    assert not any(math.isnan(e["metrics"]["loss"]) for e in result.of("epoch"))
+
+
+def test_a_metric_never_reported_is_named_with_those_that_are(mine: Callable[..., Any]) -> None:
+    result = mine("def train(config):\n    tune.report({'val_loss': 1})\n", metric="loss")
+    assert result.status == 1
+    error = result.of("end")[0]["error"]
+    assert "did not report 'loss' but val_loss" in error
+    assert "--metric" in error
+
+
+def test_a_function_that_reports_nothing_is_told_how(mine: Callable[..., Any]) -> None:
+    result = mine("def train(config):\n    return None\n")
+    assert result.status == 1
+    assert "call tune.report({'loss': value})" in result.of("end")[0]["error"]
+
+
+def test_a_trial_whose_process_dies_fails_alone(mine: Callable[..., Any]) -> None:
+    result = mine(
+        """
+        import os, signal
+        def train(config):
+            if config["x"] == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            tune.report({"loss": config["x"]})
+        """
+    )
+    assert result.status == 0
+    assert result.summary["trials"] == {"completed": 3, "pruned": 0, "failed": 1, "running": 0}
+
+
+def test_trials_run_in_warm_processes(mine: Callable[..., Any]) -> None:
+    result = mine(
+        """
+        import os
+        def train(config):
+            tune.report({"loss": config["x"], "pid": os.getpid()})
+        """,
+        concurrent=1,
+    )
+    assert len({e["metrics"]["pid"] for e in result.of("epoch")}) == 1
+
+
+def test_every_trial_begins_with_the_seed(mine: Callable[..., Any]) -> None:
+    body = """
+        import random, numpy, torch
+        def train(config):
+            draws = [random.random(), float(numpy.random.rand()), float(torch.rand(()))]
+            tune.report({"loss": sum(draws)})
+        """
+    result = mine(body, seed=3)
+    assert len({e["metrics"]["loss"] for e in result.of("epoch")}) == 1

@@ -1,0 +1,501 @@
+"""Properties of the space: of its domains, its conditions, and the configs in it."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ray import tune
+
+from siftune import domains
+from siftune.domains import Choice, Domain, Float, Integer
+from siftune.errors import UsageError
+from siftune.space import Space, key, when
+
+# ── Any space ───────────────────────────────────────────────────────────────────────────────────
+
+
+@st.composite
+def floats(draw: st.DrawFn) -> Float:
+    log = draw(st.booleans())
+    bound = st.floats(1e-8 if log else -1e6, 1e6, allow_subnormal=False)
+    low, high = sorted((draw(bound), draw(bound)))
+    return Float(low, high, log=log)
+
+
+@st.composite
+def stepped_floats(draw: st.DrawFn) -> Float:
+    step = draw(st.sampled_from([0.1, 0.25, 0.001, 3.0, 1e-5]))
+    log = draw(st.booleans())
+    first = draw(st.integers(1 if log else -20, 20))
+    low, high = first * step, (first + draw(st.integers(0, 20))) * step
+    # Bounds need not be multiples, as long as one lies between them.
+    return Float(low - draw(st.sampled_from([0.0, 0.3])) * step, high, log=log, step=step)
+
+
+@st.composite
+def integers(draw: st.DrawFn) -> Integer:
+    log, step = draw(st.booleans()), draw(st.integers(1, 5))
+    low = draw(st.integers(1 if log else -50, 50))
+    return Integer(low, low + step - 1 + draw(st.integers(0, 40)), log=log, step=step)
+
+
+options = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 5),
+    st.floats(-10, 10),
+    st.sampled_from(["sgd", "adam", "it's", 'a "b" if c', "", "uniform(0, 1)", "é\n"]),
+    st.lists(st.integers(0, 2), max_size=2),
+)
+
+
+def choices(of: st.SearchStrategy = options) -> st.SearchStrategy[Choice]:
+    return st.lists(of, min_size=1, max_size=4).map(_distinct).map(tuple).map(Choice)
+
+
+def _distinct(values: list) -> list:
+    return [value for i, value in enumerate(values) if value not in values[:i]]
+
+
+finite_domains = st.one_of(stepped_floats(), integers(), choices(), choices(st.integers(0, 9)))
+all_domains = st.one_of(floats(), finite_domains)
+
+
+@st.composite
+def spaces(draw: st.DrawFn, of: st.SearchStrategy[Domain] = all_domains, most: int = 5) -> Space:
+    """Parameters under conditions on others, in any order, and a constant."""
+    entries: dict[str, Any] = {"num_classes": 10}
+    for name in "abcdefgh"[: draw(st.integers(1, most))]:
+        domain = draw(of)
+        condition = draw(st.none() | conditions([n for n in entries if n != name], entries))
+        entries[name] = when(condition, domain) if condition else domain
+    return Space.read(dict(draw(st.permutations(list(entries.items())))))
+
+
+@st.composite
+def conditions(draw: st.DrawFn, names: list[str], entries: dict[str, Any]) -> str:
+    def comparison() -> str:
+        name = draw(st.sampled_from(names))
+        entry = entries[name]
+        domain = getattr(entry, "domain", entry)
+        values = domain.options if isinstance(domain, Choice) else [10]
+        if isinstance(domain, Float | Integer):
+            operator = draw(st.sampled_from(["<", "<=", ">", ">=", "==", "!="]))
+            values = [domain.low, domain.high, domain.default()]
+        else:
+            operator = draw(st.sampled_from(["==", "!="]))
+        text = f"{name} {operator} {draw(st.sampled_from(list(values)))!r}"
+        return draw(st.sampled_from([text, f"not {text}"]))
+
+    parts = [comparison() for _ in range(draw(st.integers(1, 2)))]
+    return draw(st.sampled_from([" and ", " or "])).join(parts)
+
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def sample(space: Space, seed: int) -> dict[str, Any]:
+    return space.sample(np.random.default_rng(seed))
+
+
+def active(space: Space, config: dict[str, Any]) -> set[str]:
+    """Parameters that tell two configs apart: another value of theirs gives another config."""
+    return {
+        name
+        for name, parameter in space.parameters.items()
+        for u in (0.0, 1.0)
+        if (size := parameter.domain.size) != 1
+        and space.canonical(
+            config
+            | {
+                name: parameter.domain.decode(
+                    u if parameter.domain.kind == "unit" else int(u * ((size or 1) - 1))
+                )
+            }
+        )
+        != config
+    }
+
+
+slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+# ── Configs ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@slow
+@given(spaces(), seeds)
+def test_text_reads_back_as_the_same_space(space: Space, seed: int) -> None:
+    text = space.to_dict()
+    again = Space.read(yaml.safe_load(yaml.safe_dump(text, sort_keys=False)))
+    assert again.to_dict() == Space.read(text).to_dict()
+    assert [p.domain for p in again.parameters.values()] == [
+        p.domain for p in space.parameters.values()
+    ]
+    assert again.constants == space.constants
+    assert sample(again, seed) == sample(space, seed)
+
+
+@slow
+@given(spaces(), seeds)
+def test_sample_is_valid_and_canonical(space: Space, seed: int) -> None:
+    config = sample(space, seed)
+    assert space.mistakes(config) == []
+    assert key(space.canonical(config)) == key(config)
+    assert list(config) == space.names
+
+
+@slow
+@given(spaces(), seeds)
+def test_decode_undoes_encode(space: Space, seed: int) -> None:
+    config = sample(space, seed)
+    coordinates = space.encode(config)
+    decoded = space.decode(coordinates)
+    for name, parameter in space.parameters.items():
+        domain, coordinate = parameter.domain, coordinates[name]
+        if domain.kind == "unit":
+            assert 0 <= coordinate <= 1
+        else:
+            assert isinstance(coordinate, int)
+            assert 0 <= coordinate < (domain.size or 0)
+        if isinstance(domain, Float) and domain.step is None:
+            width = max(abs(domain.low), abs(domain.high))
+            tolerance = {"rel": 1e-9} if domain.log else {"rel": 1e-9, "abs": 1e-9 * width}
+            assert decoded[name] == pytest.approx(config[name], **tolerance)
+        else:
+            assert decoded[name] == config[name]
+
+
+@slow
+@given(spaces(), seeds, seeds)
+def test_inactive_parameters_never_distinguish_two_configs(
+    space: Space, seed: int, other: int
+) -> None:
+    config = sample(space, seed)
+    fixed = set(space.parameters) - active(space, config)
+    elsewhere = sample(space, other)
+    for name in fixed:
+        assert space.canonical(config | {name: elsewhere[name]}) == config
+    assert space.canonical({n: v for n, v in config.items() if n not in space.constants}) == config
+
+
+@slow
+@given(spaces(of=finite_domains, most=3))
+def test_grid_yields_each_config_once(space: Space) -> None:
+    size = space.size()
+    if size is None or size > 2000:
+        return
+    keys = [key(config) for config in space.grid()]
+    assert len(keys) == len(set(keys)) == size
+    assert all(key(space.canonical(json.loads(k))) == k for k in keys)
+    assert {key(sample(space, seed)) for seed in range(20)} <= set(keys)
+
+
+@given(all_domains)
+def test_domain_agrees_with_itself(domain: Domain) -> None:
+    assert domain.mistakes() == []
+    assert domains.parse(str(domain)) == (domain, None)
+    assert domain.contains(domain.default())
+    values = domain.values()
+    assert (values is None) == (domain.size is None)
+    for value in values or [domain.default()]:
+        assert domain.contains(value)
+        assert repr(domain.canonical(value)) == repr(value)
+    if values is not None:
+        assert len(values) == domain.size
+        assert repr(domain.default()) in [repr(value) for value in values]
+    if isinstance(domain, Float | Integer) and values is not None and domain.step:
+        step = domain.step
+        assert all(v == pytest.approx(round(v / step) * step) for v in values) or len(values) == 1
+
+
+def test_a_float_is_a_float_wherever_it_comes_from() -> None:
+    space = Space.read({"x": "uniform(0, 1)", "y": "uniform(0, 1) if x > 0.5"})
+    assert key(space.canonical({"x": 1, "y": 0})) == '{"x": 1.0, "y": 0.0}'
+    assert key(space.canonical({"x": 0, "y": 1})) == '{"x": 0.0, "y": 0.0}'
+
+
+def test_conditions_on_conditions() -> None:
+    space = Space.read(
+        {
+            "c": "choice([3, 5]) if b > 0",
+            "b": "choice([0, 1]) if a == 'x'",
+            "a": "choice(['y', 'x'])",
+        }
+    )
+    assert space.canonical({"a": "x", "b": 1, "c": 5}) == {"c": 5, "b": 1, "a": "x"}
+    assert space.canonical({"a": "x", "b": 0, "c": 5}) == {"c": 3, "b": 0, "a": "x"}
+    # What depends on an inactive parameter is inactive itself, whatever value that one is given.
+    assert space.canonical({"a": "y", "b": 1, "c": 5}) == {"c": 3, "b": 0, "a": "y"}
+    assert space.size() == 4
+
+
+def test_size_does_not_count_the_uncountable() -> None:
+    assert Space.read({"x": "uniform(0, 1)"}).size() is None
+    assert Space.read({"n": "randint(0, 1000000000000)"}).size() is None
+    assert Space.read({"x": "quniform(0, 1000000000, 0.001)"}).size() is None
+    assert Space.read({"x": "uniform(2, 2)", "n": "randint(0, 5)"}).size() == 5
+    assert Space.read({"classes": 10}).size() == 1
+
+
+def test_grid_of_a_continuous_domain_says_how_to_discretise_it() -> None:
+    space = Space.read({"lr": "loguniform(1e-5, 1e-3)", "x": "uniform(0, 1)", "n": "randint(0, 3)"})
+    with pytest.raises(UsageError) as caught:
+        next(space.grid())
+    assert len(caught.value.mistakes) == 2
+    assert "--set 'lr=choice([1e-05, 0.0001, 0.001])'" in caught.value.mistakes[0]
+
+
+def test_config_mistakes_are_named() -> None:
+    space = Space.read({"lr": "loguniform(1e-5, 1e-2)", "n": "randint(0, 3)", "a": "choice(['x'])"})
+    assert space.mistakes({"lr": 1, "n": 1.5}) == [
+        "the config lacks 'a'",
+        "lr must be in loguniform(1e-05, 0.01), got 1",
+        "n must be in randint(0, 3), got 1.5",
+    ]
+
+
+# ── Override ────────────────────────────────────────────────────────────────────────────────────
+
+LAYERS = Space.read(
+    {
+        "channels": tune.choice([0, 16]),
+        "kernel": when("channels > 0", tune.choice([3, 5])),
+        "classes": 10,
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "written"),
+    [
+        ({"kernel": "choice([7, 9])"}, {"kernel": "choice([7, 9]) if channels > 0"}),
+        ({"kernel": tune.randint(3, 6)}, {"kernel": "randint(3, 6) if channels > 0"}),
+        (
+            {"kernel": "choice([7]) if channels == 16"},
+            {"kernel": "choice([7]) if channels == 16"},
+        ),
+        (
+            {"kernel": when("channels == 16", tune.choice([7]))},
+            {"kernel": "choice([7]) if channels == 16"},
+        ),
+        ({"kernel": 7}, {"kernel": 7}),
+        ({"channels": 16, "classes": 3}, {"channels": 16, "classes": 3}),
+        ({}, {}),
+    ],
+)
+def test_override_keeps_conditions(settings: dict, written: dict) -> None:
+    assert LAYERS.override(settings).to_dict() == LAYERS.to_dict() | written
+
+
+def test_override_names_all_mistakes() -> None:
+    with pytest.raises(UsageError) as caught:
+        LAYERS.override({"kernal": 3, "kernel": "chioce([3])", "channels": "choice([])"})
+    unknown, *others = caught.value.mistakes
+    assert unknown == "unknown parameter 'kernal'; the space has: channels, kernel, classes"
+    assert sorted(mistake.split(":")[0] for mistake in others) == [
+        "parameter 'channels'",
+        "parameter 'kernel'",
+    ]
+
+
+# ── Ray Tune's objects ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "uniform(0.0, 1.0)",
+        "uniform(-1, 1)",
+        "loguniform(1e-05, 0.01)",
+        "quniform(0.0, 1.0, 0.1)",
+        "quniform(0, 10, 2)",
+        "qloguniform(0.001, 1.0, 0.001)",
+        "randint(1, 5)",
+        "lograndint(1, 5)",
+        "qrandint(2, 10, 2)",
+        "qrandint(2, 9)",
+        "qlograndint(2, 10, 2)",
+        "choice([1, 2.5, 'x', None, False, [3, 3]])",
+        "choice([(3, 3), (5, 5)])",
+        "choice([{'a': 1}, {'a': 2}])",
+        "grid_search([1, 2])",
+        "uniform(lower=0, upper=1)",
+        "quniform(lower=0, upper=1, q=0.5)",
+        "choice(categories=[1, 2])",
+        "grid_search(values=[1, 2])",
+    ],
+)
+def test_ray_tunes_object_and_its_text_are_one_domain(text: str) -> None:
+    # The text is Python of this file's own, and Ray Tune's function is called as it says.
+    domain = domains.from_ray(eval(f"tune.{text}"))
+    assert domain is not None
+    assert domain.mistakes() == []
+    for written in (text, f"tune.{text}", f"  {text} ", str(domain)):
+        assert domains.parse(written) == (domain, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "lowest", "highest"),
+    [
+        (tune.randint(1, 5), 1, 4),
+        (tune.lograndint(1, 5), 1, 4),
+        (tune.qrandint(2, 10, 2), 2, 10),
+        (tune.qlograndint(2, 10, 2), 2, 10),
+        (tune.quniform(0.5, 1.0, 0.25), 0.5, 1.0),
+    ],
+)
+def test_bounds_are_those_of_ray_tune(given: Any, lowest: float, highest: float) -> None:
+    domain = domains.from_ray(given)
+    assert domain is not None
+    values = domain.values() or ()
+    assert (min(values), max(values)) == (lowest, highest)
+    drawn = [given.sample(random_state=np.random.default_rng(i)) for i in range(200)]
+    assert (min(drawn), max(drawn)) == (lowest, highest)
+    assert set(map(float, drawn)) <= set(map(float, values))
+
+
+def test_numpys_numbers_become_pythons() -> None:
+    space = Space.read(
+        {
+            "lr": tune.choice(list(np.array([0.1, 0.2]))),
+            "wd": tune.choice(np.array([1, 2])),
+            "n": tune.randint(np.int64(1), np.int64(3)),
+            "x": tune.uniform(np.float64(0), np.float64(1)),
+            "classes": np.int64(10),
+            "shape": (np.int64(1), 2),
+        }
+    )
+    assert space.to_dict() == {
+        "lr": "choice([0.1, 0.2])",
+        "wd": "choice([1, 2])",
+        "n": "randint(1, 3)",
+        "x": "uniform(0.0, 1.0)",
+        "classes": 10,
+        "shape": [1, 2],
+    }
+
+
+# ── Bad input ───────────────────────────────────────────────────────────────────────────────────
+
+
+def mistakes(**entries: Any) -> tuple[str, ...]:
+    with pytest.raises(UsageError) as caught:
+        Space.read(entries)
+    return caught.value.mistakes
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("uniform(3, 2)", "low must not be above high, got low 3 and high 2"),
+        (tune.uniform(3, 2), "low must not be above high, got low 3 and high 2"),
+        ("randint(3, 3)", "low must not be above high"),
+        ("loguniform(0, 1)", "a log scale must begin above 0, got 0"),
+        ("lograndint(0, 8)", "a log scale must begin above 0, got 0"),
+        ("loguniform(-1e-5, 1)", "a log scale must begin above 0, got -1e-05"),
+        ("uniform(0, 1e999)", "low and high must be finite numbers, got 0 and inf"),
+        ("uniform('a', 'b')", "low and high must be finite numbers, got 'a' and 'b'"),
+        ("uniform(True, 2)", "low and high must be finite numbers, got True and 2"),
+        ("randint(1.5, 4)", "low, high and step must be whole numbers, got 1.5, 3, 1"),
+        ("qrandint(1, 4, 0.5)", "low, high and step must be whole numbers, got 1, 4, 0.5"),
+        ("choice([])", "a choice needs at least one option, got none"),
+        (tune.choice([]), "a choice needs at least one option, got none"),
+        (tune.grid_search([]), "a choice needs at least one option, got none"),
+        ("choice([1, 2, 1])", "a choice must not repeat an option, got 1"),
+        ("choice([1, True])", "a choice must not repeat an option, got True"),
+        ("choice('abc')", "a choice needs a list of options, got 'abc'"),
+        ("choice(3)", "a choice needs a list of options, got 3"),
+        ({"grid_search": 3}, "a choice needs a list of options, got 3"),
+        (tune.choice([len]), "an option must be a number, text or a list, got <built-in"),
+        (tune.choice([float("nan")]), "an option must be a number, text or a list, got nan"),
+        (tune.choice([tune.uniform(0, 1)]), "an option must be a number, text or a list, got"),
+        ("quniform(0, 1, 0)", "the step must be a number above 0, got 0"),
+        ("quniform(0, 1, -0.1)", "the step must be a number above 0, got -0.1"),
+        ("quniform(0, 1, 1e999)", "the step must be a number above 0, got inf"),
+        ("quniform(0.2, 0.8, 1)", "no multiple of 1 lies between 0.2 and 0.8"),
+        ("qrandint(4, 5, 3)", "no multiple of 3 lies between 4 and 5"),
+        ("quniform(0, 1)", "quniform() missing 1 required positional argument: 'q'"),
+        ("uniform(0, 1, 2)", "uniform() takes 2 positional arguments but 3 were given"),
+        ("uniform(0, high=1)", "uniform() got an unexpected keyword argument 'high'"),
+        ("unifrom(0, 1)", "unknown domain 'unifrom'; known: choice, grid_search, lograndint"),
+        ("uniform(0, 1", "is not a domain: is a bracket, quote or comma missing?"),
+        ("choice([1, 2)", "is not a domain: is a bracket, quote or comma missing?"),
+        ("uniform(0, 1) if", "is not a domain: is a bracket, quote or comma missing?"),
+        ("uniform(0, x)", "is not a domain: malformed"),
+        ("__import__('os')", "unknown domain '__import__'"),
+        ("os.system('true')", "unknown domain 'os.system'"),
+        ("uniform(0, __import__('os'))", "is not a domain: malformed"),
+        (tune.randn(), "randn is unbounded and cannot be searched"),
+        (tune.qrandn(0, 1, 0.1), "randn is unbounded and cannot be searched"),
+        (tune.sample_from(lambda _: 1), "sample_from cannot be searched: give a domain"),
+        ({"inner": tune.uniform(0, 1)}, "a space is flat, one entry a parameter"),
+        ({"grid_search": [1], "more": 2}, "a space is flat, one entry a parameter"),
+        (len, "a constant must be a number, text, or a list of them, got <built-in"),
+        (when("depth > 1", "uniform(1, 0)"), "low must not be above high, got low 1 and high 0"),
+        (when("depth > 1", "choice([3]) if depth > 2"), "two conditions, 'depth > 1' and"),
+        (when("", "choice([3])"), "cannot read the condition ''"),
+        (when("depth >", "choice([3])"), "cannot read the condition 'depth >'"),
+        ("choice([3]) if 1 < 2", "the condition '1 < 2' names no parameter"),
+        ("choice([3]) if dept > 2", "its condition 'dept > 2' names 'dept', which the space does"),
+        ("choice([3]) if depth + 1 > 2", "may only compare parameters with constants"),
+        ("choice([3]) if depth and 1", "may only compare parameters with constants"),
+        ("choice([3]) if depth.real > 2", "may only compare parameters with constants"),
+        ("choice([3]) if depth > __import__('os')", "may only compare parameters with constants"),
+        ("choice([3]) if depth > [x for x in (1,)]", "may only compare parameters with constants"),
+        ("choice([3]) if depth > 'a'", "'>' not supported between instances of 'int' and 'str'"),
+        ("choice([3]) if text > 1", "'>' not supported between instances of 'str' and 'int'"),
+        ("choice([3]) if classes in 3", "argument of type 'int' is not"),
+        ("choice([3]) if bad > 3", "the conditions of bad depend on one another"),
+    ],
+)
+def test_malformed_entry_is_a_usage_error(entry: Any, message: str) -> None:
+    (found,) = mistakes(
+        bad=entry, depth=tune.randint(1, 5), text=tune.choice(["a", "b"]), classes=10
+    )
+    assert "bad" in found
+    assert message in found
+
+
+def test_circular_conditions_are_named() -> None:
+    circle = {"a": "choice([1, 2]) if c > 1", "b": "choice([1, 2]) if a > 1"}
+    assert mistakes(**circle, c="choice([1, 2]) if b > 1", d="choice([1, 2])") == (
+        "the conditions of a, b, c depend on one another",
+    )
+
+
+def test_all_mistakes_come_together() -> None:
+    found = mistakes(
+        lr="loguniform(0, 1)",
+        width=tune.randn(),
+        depth="randint(5, 2) if wdith > 2",
+        a="choice([1, 2]) if b > 1",
+        b="choice([1, 2]) if a > 1",
+        c="choice(['x', 'y'])",
+        d="choice([1]) if c > 1",
+        e={"f": 1},
+    )
+    assert [mistake.split(":")[0] for mistake in found] == [
+        "parameter 'lr'",
+        "parameter 'width'",
+        "parameter 'depth'",
+        "parameter 'depth'",
+        "parameter 'e'",
+        "parameter 'd'",
+        "the conditions of a, b depend on one another",
+    ]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "1a", "a-b", 3, None])
+def test_names_must_be_identifiers(name: Any) -> None:
+    with pytest.raises(UsageError, match="parameter names must be identifiers"):
+        Space.read({name: 1})
+
+
+@pytest.mark.parametrize("text", ["relu", "what if", "a if b", "", "1e-3", "path/to (1)", "x\0y"])
+def test_plain_text_is_a_constant(text: str) -> None:
+    assert Space.read({"name": text}).constants == {"name": text}
