@@ -62,22 +62,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from siftune import cluster, flags
+    from siftune import flags
     from siftune.data import DataError
     from siftune.errors import UsageError
 
     try:
-        with cluster.private() as private:
-            study, resume = flags.read_study(vars(arguments))
-            from siftune.launch import launch
+        study, resume = flags.read_study(vars(arguments))
+        from siftune.launch import launch
 
-            return launch(
-                study,
-                data=arguments.data,
-                results=arguments.results,
-                private=private,
-                resume=resume,
-            )
+        return launch(study, data=arguments.data, results=arguments.results, resume=resume)
     except UsageError as error:
         for mistake in error.mistakes:
             print(f"tune: {mistake}", file=sys.stderr)

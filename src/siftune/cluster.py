@@ -3,6 +3,7 @@
 The only Python that reads SLURM_*. Nothing heavy is imported before it is needed.
 """
 
+import importlib
 import logging
 import os
 import secrets
@@ -48,7 +49,7 @@ def _gpus() -> int:
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial with no GPU sees none
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a user's function mean what they say
     "RAY_TRAIN_V2_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal is the log
@@ -60,47 +61,51 @@ _ENVIRONMENT = {
 
 
 @contextmanager
-def private() -> Iterator[Path]:
-    """A directory for Ray's files, sockets and token that nobody else can enter, removed at the
-    end; and the environment that makes Ray use it.
+def connect(node: Node) -> Iterator[None]:
+    """Ray on this machine for the length of a study, reachable by nobody else.
 
-    Ray reads its environment when it is imported, and a user's file imports it: so this comes
-    first. Ray makes its session directory open to all, and a foreign /tmp/ray is an error.
-    Socket paths have 107 bytes, hence the short name.
-    """
-    directory = Path(tempfile.mkdtemp(prefix="sift-", dir="/tmp"))
-    token = directory / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    os.environ |= _ENVIRONMENT | {"RAY_AUTH_TOKEN_PATH": str(token)}
-    os.environ.pop("RAY_ADDRESS", None)
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextmanager
-def connect(node: Node, directory: Path) -> Iterator[None]:
-    """Ray on this machine for the length of a study, in the `directory` made by `private`.
-
-    Where this process is connected already, that connection is used and left as it is.
+    Its files, sockets and token are in a directory of its own, mode 0700, removed at the end: Ray
+    makes its session directory open to all, and a foreign /tmp/ray is an error. Where this process
+    is connected already, that connection is used and left as it is.
     """
     import ray
 
     if ray.is_initialized():
         yield
         return
+    with _private_directory() as directory:
+        _set_environment(directory / "token")
+        try:
+            ray.init(
+                address="local",
+                num_cpus=int(node.cpus),
+                num_gpus=int(node.gpus),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(directory),
+            )
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _private_directory() -> Iterator[Path]:
+    # Socket paths have 107 bytes, and Ray's take most of them: hence the short name.
+    directory = Path(tempfile.mkdtemp(prefix="sift-", dir="/tmp"))
     try:
-        ray.init(
-            address="local",
-            num_cpus=int(node.cpus),
-            num_gpus=int(node.gpus),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(directory),
-        )
-        yield
+        yield directory
     finally:
-        ray.shutdown()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _set_environment(token: Path) -> None:
+    raylet = importlib.import_module("ray._raylet")  # compiled: types do not know it
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    os.environ |= _ENVIRONMENT | {"RAY_AUTH_TOKEN_PATH": str(token)}
+    os.environ.pop("RAY_ADDRESS", None)
+    # Ray reads its environment when it is imported, which a user's file or the space did long ago.
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()

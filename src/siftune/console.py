@@ -45,7 +45,7 @@ class Lines:
 
     def _what(self, event: Event, trial: Trial, progress: Progress) -> str:
         if event["event"] == "start":
-            return "start " + " ".join(f"{k}={_short(v)}" for k, v in event["config"].items())
+            return f"start {_settings(trial, progress)}"
         if event["event"] == "epoch":
             metrics = " ".join(f"{k}={_short(v)}" for k, v in event["metrics"].items())
             best = progress.best
@@ -101,10 +101,7 @@ class Table:
                 trial.state,
                 str(trial.epoch),
                 "" if value is None else _short(value),
-                " ".join(
-                    f"{name}={_short(trial.config[name])}"
-                    for name in progress.study.space.parameters
-                ),
+                _settings(trial, progress),
                 style="bold green" if best else "dim" if trial.state != "running" else "",
             )
         return table
@@ -136,6 +133,13 @@ class Table:
         first = [t for t in trials if t.trial == best or t.state == "running"]
         others = [t for t in reversed(trials) if t not in first]
         return sorted((first + others)[:_ROWS], key=lambda t: t.trial)
+
+
+def _settings(trial: Trial, progress: Progress) -> str:
+    """What the trial was given of the space, without constants and what has no effect."""
+    space = progress.study.space
+    active = space.active(trial.config)
+    return " ".join(f"{name}={_short(active[name])}" for name in space.parameters if name in active)
 
 
 def _short(value: Any) -> str:

@@ -73,11 +73,10 @@ class Journal:
         self._file = (directory / "trials.jsonl").open("ab", buffering=0)
 
     @classmethod
-    def create(cls, directory: Path, study_yaml: str) -> "Journal":
+    def create(cls, directory: Path) -> "Journal":
         """A new study directory. Raises FileExistsError if there is one."""
         directory.parent.mkdir(parents=True, exist_ok=True)
         directory.mkdir()
-        write_whole(directory / "study.yaml", study_yaml)
         return cls(directory)
 
     def append(self, event: Event) -> None:
@@ -85,7 +84,13 @@ class Journal:
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes NAME as JSON, replacing the old one in one step."""
-        write_whole(self.directory / name, json.dumps(content, indent=2) + "\n")
+        self.write_text(name, json.dumps(content, indent=2) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a file so that a reader sees the old one or the new one, never a part."""
+        temporary = self.directory / f".{name}.{os.getpid()}"
+        temporary.write_text(text)
+        temporary.replace(self.directory / name)
 
     def close(self) -> None:
         self._file.close()
@@ -114,13 +119,6 @@ def mend(directory: Path) -> bool:
         return False
     os.truncate(path, whole)
     return True
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

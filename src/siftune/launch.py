@@ -28,12 +28,9 @@ def launch(
     *,
     data: Path,
     results: Path,
-    private: Path,
     resume: bool = False,
 ) -> int:
     """Runs a study, new or interrupted, and returns the exit status.
-
-    `private` is the directory that `cluster.private` made.
 
     Raises UsageError, with all mistakes, before anything is started or written; DataError if the
     data set cannot be had.
@@ -60,7 +57,8 @@ def launch(
         raise UsageError(mistakes)
     trainable.prepare()
 
-    log = Journal(directory) if resume else Journal.create(directory, study.to_yaml())
+    log = Journal(directory) if resume else Journal.create(directory)
+    log.write_text("study.yaml", study.to_yaml())
     with console.view(study) as view, _interrupts() as interrupted:
         progress = Progress(
             study,
@@ -74,13 +72,14 @@ def launch(
         for sentence in (*said, *_notes(study, node, slots)):
             view.say(sentence)
         view.say(f"study {study.name}: {_describe(study)}, {slots} at once, in {directory}")
-        clock = _Clock(progress, log, time_limit_s=study.time_limit_s, interrupted=interrupted)
-        with cluster.connect(node, private):
-            from siftune import tuner
+        if not progress.done:
+            clock = _Clock(progress, log, time_limit_s=study.time_limit_s, interrupted=interrupted)
+            with cluster.connect(node):
+                from siftune import tuner
 
-            clock.began()
-            tuner.run(study, trainable, progress, directory, stop=clock.stop)
-        clock.write_summary()
+                clock.began()
+                tuner.run(study, trainable, progress, directory, stop=clock.stop)
+            clock.write_summary()
     log.close()
     return _conclude(progress, directory)
 
@@ -263,10 +262,11 @@ def _conclude(progress: Progress, directory: Path) -> int:
             f"best {progress.study.metric} {best.metrics[progress.study.metric]:.6g}: "
             f"trial {best.trial}, epoch {best.epoch}"
         )
+        active = progress.study.space.active(best.config)
         for name, value in best.config.items():
-            print(f"  {name}: {value}")
+            print(f"  {name}: {value}{'' if name in active else ' (has no effect here)'}")
     print(f"everything is in {os.path.relpath(directory)}")
-    if states["running"] or not progress.all_begun:
+    if not progress.done:
         print(f"there is work left: go on with --resume {directory.name}")
         return RESUMABLE
     if not states["completed"] and not states["pruned"]:

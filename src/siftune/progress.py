@@ -81,6 +81,10 @@ class Progress:
     def all_begun(self) -> bool:
         return self.exhausted or len(self.trials) >= (self.study.trials or 0)
 
+    @property
+    def done(self) -> bool:
+        return self.all_begun and not self._running
+
     def orders(self, *, idle: bool) -> list[Order]:
         """What the scheduler wants done with paused trials. `idle`: nothing else can happen."""
         return self.scheduler.orders(idle=idle)

@@ -18,7 +18,7 @@ def load(registry: Mapping[str, str], name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def options(cls: type) -> dict[str, Any]:
+def options(cls: Any) -> dict[str, Any]:
     """Names and defaults of the options that `cls` takes."""
     parameters = inspect.signature(cls).parameters.values()
     return {
@@ -28,7 +28,7 @@ def options(cls: type) -> dict[str, Any]:
     }
 
 
-def option_mistakes(what: str, name: str, cls: type, given: Mapping[str, Any]) -> list[str]:
+def option_mistakes(what: str, name: str, cls: Any, given: Mapping[str, Any]) -> list[str]:
     """A sentence for each option that `cls`, the `what` called `name`, does not take."""
     known = options(cls)
     listed = ", ".join(f"{option}={default!r}" for option, default in known.items()) or "none"

@@ -154,6 +154,14 @@ class Space:
 
     def canonical(self, config: Mapping[str, Value]) -> Config:
         """`config` with constants added, values snapped to their domains, inactive ones fixed."""
+        return self._resolve(config)[0]
+
+    def active(self, config: Mapping[str, Value]) -> Config:
+        """The entries of a config that matter: those whose conditions hold."""
+        values, active = self._resolve(config)
+        return {name: value for name, value in values.items() if active[name]}
+
+    def _resolve(self, config: Mapping[str, Value]) -> tuple[Config, dict[str, bool]]:
         values = dict(self.constants)
         active = dict.fromkeys(self.constants, True)
         for name in self._order:
@@ -162,7 +170,7 @@ class Space:
                 all(active[other] for other in condition.names) and condition.holds(values)
             )
             values[name] = domain.canonical(config[name]) if active[name] else domain.default()
-        return {name: values[name] for name in self.names}
+        return {name: values[name] for name in self.names}, active
 
     def mistakes(self, config: Mapping[str, Value]) -> list[str]:
         """What is wrong with a config that someone wrote, [] if nothing."""

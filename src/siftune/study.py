@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from siftune import registry
+from siftune.domains import Choice
 from siftune.errors import UsageError
 from siftune.schedulers import SCHEDULERS
 from siftune.searchers import SEARCHERS
@@ -61,10 +62,16 @@ class Study:
 
     @property
     def max_epochs(self) -> int:
-        """The most epochs that a trial may train: the largest `epochs` of the space."""
+        """The most epochs that a trial may train: the largest `epochs` of the space, unless the
+        scheduler's option of that name says otherwise."""
+        if "max_epochs" in self.scheduler_options:
+            return self.scheduler_options["max_epochs"]
         if "epochs" in self.space.parameters:
-            return int(max(self.space.parameters["epochs"].domain.values() or ()))
-        return int(self.space.constants.get("epochs", DEFAULT_MAX_EPOCHS))
+            domain = self.space.parameters["epochs"].domain
+            most = max(domain.options) if isinstance(domain, Choice) else domain.high
+        else:
+            most = self.space.constants.get("epochs", DEFAULT_MAX_EPOCHS)
+        return int(most)
 
     def to_yaml(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -88,7 +95,7 @@ class Study:
             "scheduler",
             SCHEDULERS,
             self.scheduler,
-            self.scheduler_options,
+            {k: v for k, v in self.scheduler_options.items() if k != "max_epochs"},
             space=self.space,
             seed=self.seed,
             trials=self.trials,

@@ -13,11 +13,10 @@ from siftune.study import read
 
 
 @pytest.fixture(scope="session")
-def private() -> Iterator[Path]:
+def connected() -> Iterator[None]:
     """Ray with two CPUs, connected for the length of the tests."""
-    node = cluster.Node(cpus=2, gpus=0)
-    with cluster.private() as directory, cluster.connect(node, directory):
-        yield directory
+    with cluster.connect(cluster.Node(cpus=2, gpus=0)):
+        yield
 
 
 class Result:
@@ -39,13 +38,13 @@ class Result:
 
 
 @pytest.fixture
-def study(private: Path, tmp_path: Path, mnist_directory: Path) -> Callable[..., Result]:
+def study(connected: None, tmp_path: Path, mnist_directory: Path) -> Callable[..., Result]:
     """Runs a study in this process and reads what it left behind."""
 
     def run(**layer: Any) -> Result:
         layer = {"name": "study"} | layer
         found = read([layer], {})
-        status = launch(found, data=mnist_directory, results=tmp_path, private=private)
+        status = launch(found, data=mnist_directory, results=tmp_path)
         return Result(status, tmp_path / str(layer["name"]))
 
     return run

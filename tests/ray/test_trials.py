@@ -144,3 +144,33 @@ def test_every_trial_begins_with_the_seed(mine: Callable[..., Any]) -> None:
         """
     result = mine(body, seed=3)
     assert len({e["metrics"]["loss"] for e in result.of("epoch")}) == 1
+
+
+def test_fewer_trials_than_slots_is_said_with_what_fills_them(
+    mine: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine("def train(config):\n    tune.report({'loss': 1})\n", searcher="random", trials=1)
+    assert "1 trials leave 1 of 2 slots empty: --trials 2 fills them" in capsys.readouterr().out
+
+
+def test_auto_says_what_it_chose_and_why(
+    mine: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = mine("def train(config):\n    tune.report({'loss': 1})\n", searcher="auto")
+    said = capsys.readouterr().out
+    assert "searcher grid: the space has 4 configs" in said
+    assert "searcher: grid" in (result.directory / "study.yaml").read_text()
+
+
+def test_a_finished_study_takes_more_trials(
+    mine: Callable[..., Any], connected: None, tmp_path: Path
+) -> None:
+    from siftune.launch import launch, resumed
+
+    mine("def train(config):\n    tune.report({'loss': config['x']})\n", trials=2)
+    more = resumed(tmp_path / "study", {"trials": 3})
+    assert launch(more, data=tmp_path, results=tmp_path, resume=True) == 0
+    assert launch(more, data=tmp_path, results=tmp_path, resume=True) == 0  # nothing is left
+    lines = (tmp_path / "study" / "trials.jsonl").read_text().splitlines()
+    assert sum('"event": "start"' in line for line in lines) == 3
+    assert "trials: 3" in (tmp_path / "study" / "study.yaml").read_text()
