@@ -10,7 +10,10 @@ UV := $(VENV)/bin/uv
 COMPILE := $(UV) pip compile -q --upgrade --python-version 3.11 --universal --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 
-.PHONY: help setup tune test lint bench lock clean
+# What submit.sh, status.sh and build.sh read.
+export GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE DRY_RUN ARGS STUDY RESULTS
+
+.PHONY: help setup tune submit status cancel logs test lint bench cluster cluster-down lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,6 +30,18 @@ $(VENV)/ready: $(LOCKS)/bootstrap.lock $(LOCKS)/dev.lock pyproject.toml
 tune: setup ## a study of 8 trials on a part of MNIST, here, in about 3 minutes; ARGS="--searcher hebo"
 	$(VENV)/bin/python entrypoints/tune.py --preset quick $(ARGS)
 
+submit: ## a study on a Slurm cluster: GPUS=8 [SITE=turpan TIME=2:00:00 NAME=… DRY_RUN=1 ARGS="--searcher hebo"]
+	@slurm/submit.sh
+
+status: ## the queue and the studies: [STUDY=…]
+	@slurm/status.sh
+
+cancel: ## ends a job: JOB=…
+	scancel --me "$(JOB)"
+
+logs: ## follows the newest job's log
+	tail -n 50 -F "$$(ls -t slurm-*.out | head -n 1)"
+
 test: lint ## every test
 	$(VENV)/bin/python -m pytest $(ARGS)
 
@@ -37,6 +52,12 @@ lint: setup ## style and types
 
 bench: setup ## what is measured, as ratios side by side in one run
 	$(VENV)/bin/python -m tests.bench $(ARGS)
+
+cluster: ## a Slurm cluster of four nodes on this machine, for tests; needs root (tests/cluster/README.md)
+	tests/cluster/up.sh
+
+cluster-down: ## takes it down
+	tests/cluster/down.sh
 
 lock: setup ## the locks, anew, from pyproject.toml: image and development from one source
 	$(COMPILE) pyproject.toml -o $(LOCKS)/cu13.lock

@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     from siftune import flags
+    from siftune.cluster import ClusterError
     from siftune.data import DataError
     from siftune.errors import UsageError
 
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for mistake in error.mistakes:
             print(f"tune: {mistake}", file=sys.stderr)
         return 2
-    except DataError as error:
+    except (DataError, ClusterError) as error:
         print(f"tune: {error}", file=sys.stderr)
         return 1
 

@@ -8,7 +8,9 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,9 +34,19 @@ class Node:
         return min(by_cpu, int(self.gpus / gpus_per_trial))
 
 
-def this_node() -> Node:
-    """What this machine, or the Slurm step on it, may use."""
-    return Node(cpus=len(os.sched_getaffinity(0)), gpus=_gpus())
+def nodes() -> list[Node]:
+    """What trials may use: the nodes of the Slurm job whose cluster this is, else this machine."""
+    if _job() is None:
+        return [Node(cpus=len(os.sched_getaffinity(0)), gpus=_gpus())]
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ["SLURM_CPUS_ON_NODE"]
+    gpus = os.environ.get("SLURM_GPUS_ON_NODE", "0")
+    return [Node(cpus=int(cpus), gpus=int(gpus))] * int(os.environ["SLURM_JOB_NUM_NODES"])
+
+
+def _job() -> Path | None:
+    """The directory that slurm/tune.sbatch made for its job: address, token, logs."""
+    found = os.environ.get("SIFTUNE_JOB")
+    return Path(found) if found else None
 
 
 def _gpus() -> int:
@@ -46,6 +58,8 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
+_JOIN_S = 180.0  # a cold start of all nodes' containers over a busy file system
+
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -56,38 +70,104 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: save and stop
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Ray's snapshots are never read: do not write them
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_COLOR_PREFIX": "0",  # no colours in a log file
     "RAY_AIR_NEW_OUTPUT": "0",  # what is printed is ours
 }
 
 
 @contextmanager
-def connect(node: Node) -> Iterator[None]:
-    """Ray on this machine for the length of a study, reachable by nobody else.
+def connect() -> Iterator[None]:
+    """Ray for the length of a study: that of the Slurm job, or one on this machine.
 
-    Its files, sockets and token are in a directory of its own, mode 0700, removed at the end: Ray
-    makes its session directory open to all, and a foreign /tmp/ray is an error. Where this process
-    is connected already, that connection is used and left as it is.
+    Where this process is connected already, that connection is used and left as it is. Raises
+    ClusterError if the job's cluster does not come up.
     """
     import ray
 
     if ray.is_initialized():
         yield
-        return
-    with _private_directory() as directory:
-        _set_environment(directory / "token")
+    elif job := _job():
+        _set_environment(job / "token")
         try:
-            ray.init(
-                address="local",
-                num_cpus=int(node.cpus),
-                num_gpus=int(node.gpus),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=str(directory),
-            )
+            _join(job)
             yield
         finally:
             ray.shutdown()
+    else:
+        with _private_directory() as directory:
+            token = directory / "token"
+            token.touch(mode=0o600)
+            token.write_text(secrets.token_hex(32))
+            _set_environment(token)
+            try:
+                _start(directory, nodes()[0])
+                yield
+            finally:
+                ray.shutdown()
+
+
+class ClusterError(RuntimeError):
+    """The Ray cluster of a job did not come up; the message says which node, and its log."""
+
+
+def _start(directory: Path, node: Node) -> None:
+    """Ray on this machine, reachable by nobody else: its files, sockets and token are in a
+    directory of its own, mode 0700. Ray makes its session directory open to all, and a foreign
+    /tmp/ray is an error."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=int(node.cpus),
+        num_gpus=int(node.gpus),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=str(directory),
+    )
+
+
+def _join(job: Path) -> None:
+    """Connects to the job's Ray and waits until every node of the job is part of it."""
+    import ray
+
+    address = (job / "address").read_text().strip()
+    expected = set((job / "nodes").read_text().split())
+    deadline = time.monotonic() + _JOIN_S
+
+    def check() -> None:
+        if refused := sorted((job / "failed").iterdir()):
+            raise ClusterError("; ".join(f"{f.name}: {f.read_text().strip()}" for f in refused))
+        if time.monotonic() > deadline:
+            missing = sorted(expected - _alive()) if ray.is_initialized() else ["the head"]
+            logs = [log for log in sorted((job / "log").iterdir()) if log.name in missing]
+            tails = [f"{log.name}: {' '.join(log.read_text().split()[-60:])}" for log in logs]
+            raise ClusterError(
+                f"after {_JOIN_S:.0f} s the job's Ray lacks {', '.join(missing)}; "
+                f"the end of their logs: {'; '.join(tails) or 'none'}"
+            )
+        time.sleep(0.2)
+
+    host, _, port = address.rpartition(":")
+    while not _listens(host, int(port)):
+        check()
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    while not expected <= _alive():
+        check()
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _alive() -> set[str]:
+    import ray
+
+    return {node["NodeManagerHostname"].partition(".")[0] for node in ray.nodes() if node["Alive"]}
 
 
 @contextmanager
@@ -102,8 +182,6 @@ def _private_directory() -> Iterator[Path]:
 
 def _set_environment(token: Path) -> None:
     raylet = importlib.import_module("ray._raylet")  # compiled: types do not know it
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
     os.environ |= _ENVIRONMENT | {"RAY_AUTH_TOKEN_PATH": str(token)}
     os.environ.pop("RAY_ADDRESS", None)
     # Ray reads its environment when it is imported, which a user's file or the space did long ago.

@@ -35,7 +35,7 @@ def launch(
     Raises UsageError, with all mistakes, before anything is started or written; DataError if the
     data set cannot be had.
     """
-    node = cluster.this_node()
+    nodes = cluster.nodes()
     trainable = Trainable(
         name=study.trainable,
         data=data.absolute(),
@@ -43,13 +43,13 @@ def launch(
         options=study.trainable_options,
     )
     directory = results.absolute() / study.name
-    mistakes = trainable.mistakes() + _place_mistakes(study, node)
+    mistakes = trainable.mistakes() + _place_mistakes(study, nodes[0])
     mistakes += [] if resume else _directory_mistakes(directory)
     said: list[str] = []
     try:
         if study.gpus_per_trial is None:
-            study = replace(study, gpus_per_trial=1 if node.gpus else 0)
-        slots = min(_slots(study, node), study.concurrent or sys.maxsize)
+            study = replace(study, gpus_per_trial=1 if nodes[0].gpus else 0)
+        slots = min(_slots(study, nodes), study.concurrent or sys.maxsize)
         study, said = resolve(study, slots=max(1, slots))
     except UsageError as error:
         mistakes += error.mistakes
@@ -69,12 +69,12 @@ def launch(
             sinks=(_best_writer(log), view),
         )
         progress.replay(journal.events(directory))
-        for sentence in (*said, *_notes(study, node, slots)):
+        for sentence in (*said, *_notes(study, nodes[0], slots)):
             view.say(sentence)
         view.say(f"study {study.name}: {_describe(study)}, {slots} at once, in {directory}")
         if not progress.done:
             clock = _Clock(progress, log, time_limit_s=study.time_limit_s, interrupted=interrupted)
-            with cluster.connect(node):
+            with cluster.connect():
                 from siftune import tuner
 
                 clock.began()
@@ -105,8 +105,9 @@ def resumed(directory: Path, changes: dict[str, Any]) -> Study:
 # ── Before the start ────────────────────────────────────────────────────────────────────────────
 
 
-def _slots(study: Study, node: cluster.Node) -> int:
-    return node.slots(cpus_per_trial=study.cpus_per_trial, gpus_per_trial=study.gpus_per_trial or 0)
+def _slots(study: Study, nodes: list[cluster.Node]) -> int:
+    cpus, gpus = study.cpus_per_trial, study.gpus_per_trial or 0
+    return sum(node.slots(cpus_per_trial=cpus, gpus_per_trial=gpus) for node in nodes)
 
 
 def _place_mistakes(study: Study, node: cluster.Node) -> list[str]:

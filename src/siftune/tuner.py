@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.air.constants import TIMESTAMP
 from ray.train._internal.session import _TrainingResult
@@ -60,7 +61,6 @@ def run(
         _ray_trainable(trainable),
         name="ray",
         storage_path=str(directory),
-        resources_per_trial={"cpu": study.cpus_per_trial, "gpu": study.gpus_per_trial or 0},
         search_alg=_Proposals(link),
         scheduler=_Decisions(link),
         callbacks=[_Endings(link)],
@@ -108,7 +108,9 @@ class _Report:
 
 @functools.cache
 def _whereabouts() -> tuple[str, str | None]:
-    return os.uname().nodename, os.environ.get("CUDA_VISIBLE_DEVICES") or None
+    """This process's node, and the numbers of its GPUs."""
+    gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    return os.uname().nodename, ",".join(gpus) or None
 
 
 def _plain(value: Any) -> Any:
@@ -129,6 +131,11 @@ class _Link:
     epochs: dict[str, int] = field(default_factory=dict)  # last epoch of each trial in this run
     epoch_of: dict[str, int] = field(default_factory=dict)  # checkpoint directory → its epoch
     occupied: set[str] = field(default_factory=set)  # trials that hold a slot or wait for one
+
+    def resources(self) -> dict[str, float]:
+        """What Ray is to set aside for a trial."""
+        gpus = self.study.gpus_per_trial
+        return {"CPU": self.study.cpus_per_trial} | ({"GPU": gpus} if gpus else {})
 
     def free(self) -> bool:
         return len(self.occupied) < self.progress.slots
@@ -207,7 +214,6 @@ class _Proposals(_Unsaved, SearchAlgorithm):
         return ray_trial
 
     def _ray_trial(self, trial: Trial) -> RayTrial:
-        spec = self._experiment.public_spec
         # Weights lie apart from Ray's own files, one directory a trial.
         storage = copy.copy(self._experiment.storage)
         storage.experiment_dir_name = "checkpoints"
@@ -218,7 +224,7 @@ class _Proposals(_Unsaved, SearchAlgorithm):
             trial_id=trial.trial,
             storage=storage,
             checkpoint_config=self._experiment.checkpoint_config,
-            placement_group_factory=spec.get("resources_per_trial"),
+            placement_group_factory=tune.PlacementGroupFactory([self._link.resources()]),
             trial_dirname_creator=lambda ray_trial: ray_trial.trial_id,
         )
         self._link.ray_trials[trial.trial] = ray_trial

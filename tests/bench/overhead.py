@@ -26,7 +26,7 @@ def measure(trials: int = 64) -> dict[str, float]:
 
     with (
         tempfile.TemporaryDirectory() as scratch,
-        cluster.connect(cluster.Node(cpus=SLOTS, gpus=0)),
+        cluster.connect(),
     ):
         ours = _siftune(trials, Path(scratch))
         theirs = _ray_tune(trials, Path(scratch))

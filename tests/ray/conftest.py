@@ -15,7 +15,7 @@ from siftune.study import read
 @pytest.fixture(scope="session")
 def connected() -> Iterator[None]:
     """Ray with two CPUs, connected for the length of the tests."""
-    with cluster.connect(cluster.Node(cpus=2, gpus=0)):
+    with cluster.connect():
         yield
 
 

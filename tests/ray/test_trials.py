@@ -174,3 +174,20 @@ def test_a_finished_study_takes_more_trials(
     lines = (tmp_path / "study" / "trials.jsonl").read_text().splitlines()
     assert sum('"event": "start"' in line for line in lines) == 3
     assert "trials: 3" in (tmp_path / "study" / "study.yaml").read_text()
+
+
+def test_a_trial_gets_the_cpus_it_asked_for(mine: Callable[..., Any]) -> None:
+    result = mine(
+        """
+        import os, ray
+        def train(config):
+            resources = ray.get_runtime_context().get_assigned_resources()
+            threads = os.environ["OMP_NUM_THREADS"]
+            tune.report({"loss": 1, "cpus": resources["CPU"], "threads": threads})
+        """,
+        cpus_per_trial=2,
+    )
+    assert result.summary["slots"] == 1
+    assert {(e["metrics"]["cpus"], e["metrics"]["threads"]) for e in result.of("epoch")} == {
+        (2.0, "2")
+    }

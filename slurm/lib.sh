@@ -1,0 +1,98 @@
+# Functions that the scripts here share. Sourced, never run.
+# shellcheck shell=bash
+
+# Not $HOSTNAME: srun carries the batch node's along to the others.
+NODE=${SLURMD_NODENAME:-$(uname -n)}
+NODE=${NODE%%.*}
+
+log() {
+    printf '%s %s: %s\n' "$(date +%H:%M:%S)" "$NODE" "$*" >&2
+}
+
+# die MESSAGE [STATUS]
+die() {
+    log "$1"
+    exit "${2:-1}"
+}
+
+# load_site PROJECT NAME: the variables of slurm/sites/NAME.env
+load_site() {
+    local project=$1 name=$2 known
+    known=$(cd "$project/slurm/sites" && printf '%s ' *.env)
+    [[ $name =~ ^[A-Za-z0-9_-]+$ && -r $project/slurm/sites/$name.env ]] ||
+        die "SITE must be one of: ${known//.env/}; got '$name'. slurm/sites/README.md says how to write one" 2
+    # shellcheck source=/dev/null
+    source "$project/slurm/sites/$name.env"
+}
+
+# node_tmp PATTERN: the directory on this node's own disk; %u and %j are the job's user and number
+node_tmp() {
+    local path=$1
+    path=${path//%u/${SLURM_JOB_USER:-$USER}}
+    printf '%s\n' "${path//%j/$SLURM_JOB_ID}"
+}
+
+# address [INTERFACE]: this node's IPv4 address there, or the one that its name resolves to
+address() {
+    local found
+    if [[ -n ${1:-} ]]; then
+        found=$(ip -4 -o addr show dev "$1" 2>/dev/null | awk '{sub("/.*", "", $4); print $4; exit}') || true
+        [[ -n $found ]] || die "no IPv4 address on the interface '$1': correct INTERFACE in the site's file"
+    else
+        found=$(getent ahostsv4 "$NODE" | awk '$1 !~ /^127\./ {print $1; exit}') || true
+        [[ -n $found ]] || die "$NODE does not resolve to an address: set INTERFACE in the site's file"
+    fi
+    printf '%s\n' "$found"
+}
+
+# free_ports COUNT SEED: the first of COUNT ports in a row that nothing on this node uses. All are
+# below the ephemeral range, where the kernel might give one away between the look and the use;
+# two jobs on a node begin to look at different places.
+free_ports() {
+    local count=$1 first=$((10000 + $2 % 400 * 50)) top used port tries
+    read -r top _ < /proc/sys/net/ipv4/ip_local_port_range
+    ((top > 32768 || top < 20000)) && top=32768
+    used=$(used_ports)
+    for ((tries = 0; tries < 2000; tries++)); do
+        ((first + count < top)) || first=10000
+        for ((port = first; port < first + count; port++)); do
+            [[ $used == *" $port "* ]] && break
+        done
+        if ((port == first + count)); then
+            printf '%s\n' "$first"
+            return
+        fi
+        first=$((port + 1))
+    done
+    die "no $count free ports in a row on $NODE"
+}
+
+# used_ports: the local TCP ports of this node, each between spaces
+used_ports() {
+    local file line
+    printf ' '
+    for file in /proc/net/tcp /proc/net/tcp6; do
+        [[ -r $file ]] || continue
+        while read -r _ line _; do
+            [[ $line == *:* ]] && printf '%d ' "0x${line##*:}"
+        done < <(tail -n +2 "$file")
+    done
+}
+
+# reachable ADDRESS PORT: whether something listens there
+reachable() {
+    (exec 3<> "/dev/tcp/$1/$2") 2>/dev/null
+}
+
+# in_image IMAGE JOB: sets IN_IMAGE, what a command is put behind to run in the container, with the
+# job's token and without a home. An array and not a function, so that the process in the
+# background is the command itself and can be signalled.
+in_image() {
+    local image=$1 job=$2
+    IN_IMAGE=(apptainer --silent exec)
+    [[ -z $GPU_FLAG ]] || IN_IMAGE+=("$GPU_FLAG")
+    [[ -z $BINDS ]] || IN_IMAGE+=(--bind "$BINDS")
+    IN_IMAGE+=(--no-home --bind "$PWD" --bind "$(node_tmp "$NODE_TMP")" --pwd "$PWD"
+        --env "RAY_AUTH_MODE=token,RAY_AUTH_TOKEN_PATH=$job/token,SIFTUNE_JOB=$job"
+        "$image")
+}

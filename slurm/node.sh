@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# One node of the job's Ray cluster, the head or a worker, inside one srun task.
+#   node.sh PROJECT SITE IMAGE JOB
+set -euo pipefail
+
+readonly WAIT_S=120   # for the head to listen
+readonly ROOM_MIB=512 # on the node's own disk
+
+main() {
+    local project=$1 site=$2 image=$3
+    job=$4
+    source "$project/slurm/lib.sh"
+    load_site "$project" "$site"
+    umask 077
+    tmp=$(node_tmp "$NODE_TMP")
+    check "$image"
+    tmp=$tmp/sift-$SLURM_JOB_ID
+    # Ray's sockets lie below it, and a socket's path has 107 bytes.
+    ((${#tmp} <= 43)) || refuse "NODE_TMP makes the path $tmp, longer than 43 characters"
+    mkdir -p "$tmp"
+    trap 'stop_ray; rm -rf "$tmp"' EXIT
+    trap 'exit 0' TERM
+    start_ray &> "$job/log/$NODE" &
+    ray_pid=$!
+    while kill -0 "$ray_pid" 2>/dev/null; do
+        [[ ! -e $job/stop ]] || exit 0
+        sleep 0.2
+    done
+    wait "$ray_pid" || true
+    [[ -e $job/stop ]] || refuse "Ray ended by itself; the end of its log: $(tail -n 5 "$job/log/$NODE")"
+}
+
+# check IMAGE: what makes every start fail, said in seconds
+check() {
+    local image=$1 said room bind
+    [[ -r $image ]] || refuse "cannot read the image $image from this node"
+    for bind in ${BINDS//,/ }; do
+        [[ -e ${bind%%:*} ]] || refuse "BINDS names $bind, which is not on this node: correct the site's file"
+    done
+    mkdir -p "$tmp" || refuse "cannot make $tmp: correct NODE_TMP in the site's file"
+    room=$(df -Pm "$tmp" | awk 'NR == 2 {print $4}')
+    ((room >= ROOM_MIB)) || refuse "only $room MiB are free in $tmp, $ROOM_MIB are needed"
+    in_image "$image" "$job"
+    said=$("${IN_IMAGE[@]}" true 2>&1) || refuse "the image does not start here: $said"
+}
+
+# start_ray: becomes ray start, head or worker
+start_ray() {
+    local ip port first memory_mib store_mib shm_mib
+    local -a role
+    IFS=: read -r ip port < "$job/address"
+    if ((SLURM_PROCID == 0)); then
+        role=(--head --port="$port" --include-dashboard=false)
+    else
+        wait_for_head "$ip" "$port"
+        role=(--address="$ip:$port")
+        ip=$(address "$INTERFACE")
+    fi
+    first=$(free_ports 206 $((SLURM_JOB_ID + 7)))
+    memory_mib=${SLURM_MEM_PER_NODE:-$MEM_PER_NODE_MIB}
+    shm_mib=$(df -Pm /dev/shm | awk 'NR == 2 {print $4}')
+    # Trials exchange little through Ray: a tenth of the memory, at most 2 GiB, half of /dev/shm.
+    store_mib=$(printf '%s\n' $((memory_mib / 10)) 2048 $((shm_mib / 2)) | sort -n | head -n 1)
+    exec "${IN_IMAGE[@]}" ray start "${role[@]}" --block --disable-usage-stats \
+        --node-ip-address="$ip" --temp-dir="$tmp" \
+        --node-manager-port="$first" --object-manager-port=$((first + 1)) \
+        --dashboard-agent-listen-port=$((first + 2)) --dashboard-agent-grpc-port=$((first + 3)) \
+        --runtime-env-agent-port=$((first + 4)) --metrics-export-port=$((first + 5)) \
+        --min-worker-port=$((first + 6)) --max-worker-port=$((first + 205)) \
+        --num-cpus="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" --num-gpus="$(gpus_here)" \
+        --memory=$((memory_mib * 1048576 * 8 / 10)) --object-store-memory=$((store_mib * 1048576))
+}
+
+# gpus_here: GPUs that Slurm gave this task
+gpus_here() {
+    local -a given
+    IFS=, read -r -a given <<< "${CUDA_VISIBLE_DEVICES:-${ROCR_VISIBLE_DEVICES:-}}"
+    printf '%s\n' "${#given[@]}"
+}
+
+wait_for_head() {
+    local deadline=$((SECONDS + WAIT_S))
+    until reachable "$1" "$2"; do
+        [[ ! -e $job/stop ]] || exit 0
+        ((SECONDS < deadline)) || die "the head at $1:$2 did not answer in $WAIT_S s"
+        sleep 0.2
+    done
+}
+
+stop_ray() {
+    local deadline=$((SECONDS + 20))
+    [[ -n ${ray_pid:-} ]] || return 0
+    kill "$ray_pid" 2>/dev/null || true
+    while kill -0 "$ray_pid" 2>/dev/null && ((SECONDS < deadline)); do
+        sleep 0.1
+    done
+}
+
+# refuse MESSAGE: says why this node cannot take part, to the log and to the study that waits for it
+refuse() {
+    printf '%s\n' "$1" > "$job/failed/$NODE"
+    die "$1"
+}
+
+main "$@"

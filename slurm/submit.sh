@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Site and GPUs → sbatch. Reads variables of the environment, as `make submit` sets them:
+# GPUS SITE TIME NAME ARGS PARTITION ACCOUNT IMAGE DRY_RUN
+set -euo pipefail
+
+PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+readonly PROJECT
+source "$PROJECT/slurm/lib.sh"
+
+main() {
+    local site=${SITE:-generic} gpus=${GPUS:-} found image partition nodes per_node minutes
+    local given_image=${IMAGE:-} given_account=${ACCOUNT:-}
+    load_site "$PROJECT" "$site"
+    # Assigned first: a die() inside of read < <(…) would go unheard.
+    found=$(nodes_for "$gpus")
+    read -r nodes per_node <<< "$found"
+    found=$(partition_for "$nodes" "$gpus")
+    IFS=' ' read -r minutes partition <<< "$found"
+    minutes=$(time_within "$minutes" "$partition")
+    image=${given_image:-$IMAGE}
+    [[ -n ${DRY_RUN:-} || -r $image ]] || die "there is no image $image: build it with make image, or give IMAGE=PATH" 2
+    [[ ${NAME:-siftune} =~ ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$ ]] ||
+        die "NAME must be letters, digits, '.', '_' and '-', got '$NAME'" 2
+
+    local -a words=() command
+    # xargs takes quotes apart as a shell does, and evaluates nothing.
+    [[ -z ${ARGS:-} ]] || mapfile -d '' -t words < <(xargs printf '%s\0' <<< "$ARGS")
+    [[ -z ${NAME:-} ]] || words+=(--name "$NAME")
+    command=(sbatch
+        --job-name="${NAME:-siftune}"
+        ${partition:+--partition="$partition"}
+        ${given_account:+--account="$given_account"}
+        --nodes="$nodes"
+        --ntasks-per-node=1
+        --cpus-per-task=$((CPUS_PER_NODE * per_node / GPUS_PER_NODE))
+        --mem=$((MEM_PER_NODE_MIB * per_node / GPUS_PER_NODE))M
+        --gres=gpu:"$per_node"
+        --time="$minutes"
+        --output=slurm-%j.out
+        --export=NONE
+        "$PROJECT/slurm/tune.sbatch" "$PROJECT" "$site" "$image" "${words[@]}")
+    if [[ -n ${DRY_RUN:-} ]]; then
+        printf '%q ' "${command[@]}"
+        printf '\n\n'
+        cat "$PROJECT/slurm/tune.sbatch"
+        return
+    fi
+    "${command[@]}"
+}
+
+# nodes_for GPUS: number of nodes, and of GPUs on each
+nodes_for() {
+    local gpus=$1 below
+    [[ $gpus =~ ^[1-9][0-9]{0,4}$ ]] || die "GPUS must be a whole number, at least 1, got '$gpus': GPUS=$GPUS_PER_NODE is one node" 2
+    if ((gpus <= GPUS_PER_NODE)); then
+        echo "1 $gpus"
+    elif ((gpus % GPUS_PER_NODE)); then
+        below=$((gpus / GPUS_PER_NODE * GPUS_PER_NODE))
+        die "GPUS=$gpus does not fill whole nodes of $GPUS_PER_NODE: GPUS=$below or GPUS=$((below + GPUS_PER_NODE)) would do" 2
+    else
+        echo "$((gpus / GPUS_PER_NODE)) $GPUS_PER_NODE"
+    fi
+}
+
+# partition_for NODES GPUS: the first partition that is large enough, after its longest time in minutes
+partition_for() {
+    local nodes=$1 gpus=$2 entry name most_nodes minutes most_gpus most=0
+    for entry in $PARTITIONS; do
+        IFS=: read -r name most_nodes minutes most_gpus <<< "$entry"
+        [[ -z ${PARTITION:-} || $name == "$PARTITION" ]] || continue
+        ((gpus <= ${most_gpus:-$((most_nodes * GPUS_PER_NODE))} && nodes <= most_nodes)) && echo "$minutes $name" && return
+        most=$((most_nodes * GPUS_PER_NODE > most ? most_nodes * GPUS_PER_NODE : most))
+        most=${most_gpus:-$most}
+    done
+    ((most)) || die "PARTITION must be one of: $PARTITIONS; got '$PARTITION'" 2
+    die "GPUS=$gpus is more than ${PARTITION:-any partition} gives: GPUS=$most is the most" 2
+}
+
+# time_within MINUTES PARTITION: TIME if it is within them, or all of them
+time_within() {
+    local most=$1 partition=$2 asked=${TIME:-} minutes
+    if [[ -z $asked ]]; then
+        minutes=$most
+    elif [[ $asked =~ ^([0-9]+):([0-5][0-9]):([0-5][0-9])$ ]]; then
+        minutes=$((10#${BASH_REMATCH[1]} * 60 + 10#${BASH_REMATCH[2]} + (10#${BASH_REMATCH[3]} > 0)))
+    elif [[ $asked =~ ^[0-9]+$ ]]; then
+        minutes=$asked
+    else
+        die "TIME must be minutes or HH:MM:SS, got '$asked'" 2
+    fi
+    ((minutes >= 1 && minutes <= most)) || die "TIME=$asked must be between 1 and the $most minutes of the partition $partition" 2
+    printf '%s\n' "$minutes"
+}
+
+main

@@ -1,0 +1,120 @@
+"""The virtual cluster for tests: brought up if it is not, taken down if it was brought up here."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+STATE = Path(os.environ.get("SIFTUNE_CLUSTER_DIR") or HERE.parent.parent / ".cluster")
+NODES = ("node1", "node2", "node3", "node4")
+
+
+def script(name: str, *words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    """One of the shell scripts beside this file. Its exit status is the caller's business."""
+    return subprocess.run(
+        [str(HERE / name), *words],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def poll(condition: Callable[[], bool], deadline_s: float, what: str) -> None:
+    """Returns as soon as the condition holds; fails at the deadline, naming what did not happen."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"{what}: not within {deadline_s:.0f} s")
+        time.sleep(0.2)
+
+
+class Cluster:
+    """What tests may do to the cluster."""
+
+    nodes = NODES
+
+    def __init__(self, ours: bool) -> None:
+        self.ours = ours  # brought up by this test run
+        self.shared = STATE / "shared" / "work"  # /work of every place, seen from the host
+
+    def run(
+        self, account: str, *words: str, place: str = "login", timeout_s: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command as an account, on the login node unless told otherwise."""
+        return script("on.sh", place, account, *words, timeout_s=timeout_s)
+
+    def check(self, account: str, *words: str, place: str = "login", timeout_s: float = 120) -> str:
+        """The output of a command that must succeed."""
+        done = self.run(account, *words, place=place, timeout_s=timeout_s)
+        assert done.returncode == 0, f"{words} as {account} on {place}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def start(self, account: str, *words: str, place: str = "login") -> subprocess.Popen[str]:
+        """Starts a command and does not wait. Killing the process kills the command."""
+        return subprocess.Popen(
+            [str(HERE / "on.sh"), place, account, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def node(self, verb: str, place: str) -> None:
+        """node.sh: kill, start, cut or heal."""
+        done = script("node.sh", verb, place)
+        assert done.returncode == 0, done.stderr
+
+    def states(self) -> dict[str, str]:
+        """Each node's state in Slurm's words; `*` behind it is a node that does not answer."""
+        lines = self.check(
+            "root", "sinfo", "-h", "-N", "-p", "small", "-o", "%N %T", place="controller"
+        )
+        return dict(line.split() for line in lines.splitlines())
+
+    def await_idle(self, deadline_s: float = 60) -> None:
+        """Until every node is free: a job's nodes complete for a moment after it."""
+        poll(lambda: set(self.states().values()) == {"idle"}, deadline_s, "four idle nodes")
+
+
+def _bring_up() -> None:
+    done = script("up.sh", timeout_s=500)
+    assert done.returncode == 0, f"the cluster did not come up:\n{done.stderr}"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    if os.geteuid() != 0:
+        pytest.skip("the virtual cluster needs root: namespaces, a bridge, device nodes")
+    was_up = script("on.sh", "login", "root", "true").returncode == 0
+    _bring_up()
+    try:
+        yield Cluster(ours=not was_up)
+    finally:
+        if not was_up:
+            done = script("down.sh")
+            assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def work(cluster: Cluster) -> Iterator[str]:
+    """A directory of hpc1's on the shared file system, that everybody may write to."""
+    path = cluster.check("hpc1", "mktemp", "-d", "/work/test.XXXXXX").strip()
+    cluster.check("hpc1", "chmod", "1777", path)
+    yield path
+    cluster.check("root", "rm", "-rf", path)
+
+
+@pytest.fixture(scope="session")
+def small_image(cluster: Cluster) -> Iterator[str]:
+    """A SIF with a shell and little else, built by hpc1 on the login node."""
+    directory = cluster.check("hpc1", "mktemp", "-d", "/work/image.XXXXXX").strip()
+    cluster.check("hpc1", "chmod", "755", directory)
+    text = (HERE / "small_image.sh").read_text()
+    cluster.check("hpc1", "bash", "-c", text, "bash", f"{directory}/small.sif")
+    yield f"{directory}/small.sif"
+    cluster.check("root", "rm", "-rf", directory)

@@ -1,0 +1,192 @@
+#!/usr/bin/env bash
+# Brings the cluster up: controller, login node, four nodes. What already runs is left alone.
+set -euo pipefail
+# shellcheck source=tests/cluster/lib.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+IDLE_DEADLINE_S=60
+READY='(idle|mixed|allocated|completing)' # a node with a job is as ready as an idle one
+
+setting() { # a kernel setting that is missing does not forbid anything
+    local value=$2
+    [[ ! -e $1 ]] || value=$(<"$1")
+    printf '%s\n' "$value"
+}
+
+# Everything that is missing, in one message.
+require_kernel() {
+    local missing=()
+    [[ $(setting /proc/sys/user/max_user_namespaces 0) != 0 ]] ||
+        missing+=("user namespaces: sysctl user.max_user_namespaces=60000")
+    [[ $(setting /proc/sys/kernel/unprivileged_userns_clone 1) == 1 ]] ||
+        missing+=("user namespaces of ordinary accounts: sysctl kernel.unprivileged_userns_clone=1")
+    [[ $(setting /proc/sys/kernel/apparmor_restrict_unprivileged_userns 0) == 0 ]] ||
+        missing+=("user namespaces under AppArmor: sysctl kernel.apparmor_restrict_unprivileged_userns=0")
+    grep -qw fuse /proc/filesystems || modprobe fuse 2>/dev/null ||
+        missing+=("FUSE, for unprivileged Apptainer: modprobe fuse")
+    unshare --mount --uts --ipc --pid --net --fork true 2>/dev/null ||
+        missing+=("mount, UTS, IPC, PID and network namespaces (in a container: run it privileged)")
+    ((${#missing[@]} == 0)) || {
+        printf 'up.sh: missing: %s\n' "${missing[@]}" >&2
+        exit 1
+    }
+}
+
+require_ip() {
+    command -v ip >/dev/null && return
+    log "iproute2 is missing: installing it"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends iproute2 >/dev/null ||
+        die "apt-get could not install iproute2; install it by hand"
+}
+
+# The bridge's alias says whose it is: one cluster a machine.
+make_bridge() {
+    local owner=
+    if has_link "$BRIDGE"; then
+        owner=$(<"/sys/class/net/$BRIDGE/ifalias")
+        [[ $owner == "$STATE" ]] ||
+            die "$BRIDGE belongs to the cluster in ${owner:-no known directory}; take that one down first"
+    else
+        ! ip -4 route show | grep -q "^${SUBNET//./\\.}\." ||
+            die "$SUBNET.0/24 is in use here; set SIFTUNE_CLUSTER_SUBNET to three other numbers"
+        ip link add "$BRIDGE" address 02:00:5f:00:00:fe type bridge ||
+            die "no bridge can be made; the kernel lacks it: modprobe bridge veth"
+        ip link set "$BRIDGE" alias "$STATE" addrgenmode none
+        ip address add "$SUBNET.$(host_number login)/24" dev "$BRIDGE"
+    fi
+    ip link set "$BRIDGE" up
+}
+
+make_shared() {
+    local account
+    mkdir -p "$SHARED"/{home,work}
+    chmod 1777 "$SHARED/work"
+    for account in "${ACCOUNTS[@]}"; do
+        chroot "$TREE" id -u "$account" >/dev/null || die "the tree has no account $account; rm -r $TREE"
+        [[ -d $SHARED/home/$account ]] || install -d -m 700 "$SHARED/home/$account"
+        chown --from=root "$(chroot "$TREE" id -u "$account"):$(chroot "$TREE" id -g "$account")" \
+            "$SHARED/home/$account"
+    done
+}
+
+# Per node: what is left of the machine after the system and the tests themselves have 4 GiB.
+memory_mib() {
+    local total
+    total=$(awk '/^MemTotal:/ { print int($2 / 1024) }' /proc/meminfo)
+    local share=$(((total - 4096) / ${#NODES[@]}))
+    ((share <= 5000)) || share=5000
+    ((share >= 900)) || die "needs 8 GiB of memory, got $total MiB"
+    printf '%d\n' "$share"
+}
+
+render() {
+    local memory=$1 file
+    for file in slurm.conf gres.conf cgroup.conf; do
+        sed -e "s/@NODES@/node[1-${#NODES[@]}]/" \
+            -e "s/@CPUS@/$CPUS_PER_NODE/; s/@HALF_CPUS@/$((CPUS_PER_NODE / 2))/" \
+            -e "s/@MEMORY_MIB@/$memory/; s/@HALF_MEMORY_MIB@/$((memory / 2))/" \
+            -e "s/@MEMORY_PER_CPU_MIB@/$((memory / CPUS_PER_NODE))/" \
+            -e "s/@GPUS@/$GPUS_PER_NODE/; s/@LAST_GPU@/$((GPUS_PER_NODE - 1))/" \
+            "$HERE/etc/$file.in" >"$RUN/etc/slurm/$file"
+    done
+    install -m 755 "$HERE/etc/prolog.sh" "$HERE/etc/epilog.sh" "$RUN/etc/slurm/"
+}
+
+make_etc() {
+    local memory place name
+    memory=$(memory_mib)
+    mkdir -p "$RUN/etc/slurm"
+    render "$memory"
+    {
+        printf '127.0.0.1 localhost\n'
+        for place in "${PLACES[@]}"; do
+            printf '%s.%s %s\n' "$SUBNET" "$(host_number "$place")" "$place"
+        done
+    } >"$RUN/etc/hosts"
+    # How the host reaches registries: certificates, proxies, pip's and uv's settings.
+    for name in $(compgen -e | grep -E '^(PIP_|UV_|SSL_CERT_|CURL_CA_BUNDLE$|REQUESTS_CA_BUNDLE$)|_(proxy|PROXY)$'); do
+        printf 'export %s=%q\n' "$name" "${!name}"
+    done >"$RUN/etc/host.sh"
+    if [[ ! -d $RUN/etc/munge ]]; then
+        install -d -m 700 "$RUN/etc/munge"
+        (umask 277 && head -c 128 /dev/urandom >"$RUN/etc/munge/munge.key")
+        chown -R "$(chroot "$TREE" id -u munge):$(chroot "$TREE" id -g munge)" "$RUN/etc/munge"
+    fi
+}
+
+# `NODE STATE` lines; a star behind the state is a node that does not answer.
+node_states() { enter controller sinfo --noheader --Node --partition=small --format='%N %T' 2>/dev/null; }
+
+ready() {
+    local states
+    states=$(node_states) || return 1
+    [[ $(grep -cE " $READY$" <<<"$states") == "${#NODES[@]}" ]]
+}
+
+explain() {
+    local place states=
+    log "not ready within $IDLE_DEADLINE_S s:"
+    if is_alive controller; then
+        enter controller sinfo --Node --partition=small --long >&2 || true
+        enter controller sinfo --list-reasons >&2 || true
+        states=$(node_states) || true
+    fi
+    for place in controller "${NODES[@]}"; do
+        grep -qE "^$place $READY$" <<<"$states" || tail_of "$place"
+    done
+    [[ $(setting /proc/sys/net/bridge/bridge-nf-call-iptables 0) == 0 ]] ||
+        log "the host's packet filter sees the bridge; if it drops what it forwards (Docker's does):" \
+            "sysctl net.bridge.bridge-nf-call-iptables=0"
+}
+
+STARTED=()
+undo() {
+    local status=$? place
+    ((status != 0)) || return 0
+    ((${#STARTED[@]} == 0)) || log "undoing; the logs are in $LOG"
+    for place in "${STARTED[@]}"; do
+        kill_place "$place"
+    done
+    any_alive || remove_bridge
+}
+
+all_booted() {
+    local place
+    for place in "${PLACES[@]}"; do
+        is_booted "$place" || return 1
+    done
+}
+
+main() {
+    local place began=$SECONDS
+    require_root
+    require_kernel
+    require_ip
+    take_lock
+    if any_alive; then
+        all_booted && ready && return
+    else
+        "$HERE/tree.sh"
+        rm -rf "$RUN"
+        mkdir -p "$RUN" "$LOG"
+    fi
+    trap undo EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    make_bridge
+    make_shared
+    [[ -d $RUN/etc ]] || make_etc
+    for place in "${PLACES[@]}"; do
+        is_booted "$place" && continue
+        STARTED+=("$place")
+        start_place "$place"
+    done
+    wait_until "$IDLE_DEADLINE_S" ready || {
+        explain
+        exit 1
+    }
+    log "${#NODES[@]} nodes ready after $((SECONDS - began)) s; shared file system: $SHARED"
+}
+
+main "$@"

@@ -1,0 +1,266 @@
+"""A built image, and building, with a real Apptainer.
+
+What is found how: `SIFTUNE_IMAGE` is the image [tune.sif in the repository]; `SIFTUNE_ON` is a
+command that runs another where there is an Apptainer [nothing: here], such as
+`tests/cluster/on.sh login hpc1`. Paths, that of the image too, are as they are there. Where one of
+the two is said, what is missing is a failure and not a reason to skip.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shlex
+import subprocess
+import tarfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from siftune.searchers import SEARCHERS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Place:
+    """Where there is an Apptainer: commands are run there, as an ordinary user, in `directory`."""
+
+    def __init__(self, prefix: list[str]) -> None:
+        self.prefix = prefix
+        self.directory = ""
+
+    def run(
+        self, script: str, *arguments: str, stdin: bytes | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs Bash text with arguments."""
+        result = subprocess.run(
+            [*self.prefix, "bash", "-c", f'cd "$0" && {script}', self.directory or "/", *arguments],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            timeout=900,
+        )
+        return subprocess.CompletedProcess(
+            result.args, result.returncode, result.stdout.decode(), result.stderr.decode()
+        )
+
+    def must(self, script: str, *arguments: str, stdin: bytes | None = None) -> str:
+        """The output of what has to succeed."""
+        result = self.run(script, *arguments, stdin=stdin)
+        assert result.returncode == 0, f"{script}\n{result.stdout}{result.stderr}"
+        return result.stdout
+
+    def unpack(self, tar: bytes, directory: str) -> None:
+        self.must('mkdir -p "$1" && tar -x -C "$1"', directory, stdin=tar)
+
+
+def packed(*paths: Path, below: Path) -> bytes:
+    """A tar of files and directories, named from `below`."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for path in paths:
+            tar.add(path, path.relative_to(below))
+    return content.getvalue()
+
+
+def absent(reason: str) -> NoReturn:
+    if {"SIFTUNE_IMAGE", "SIFTUNE_ON"} & os.environ.keys():
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def place() -> Iterator[Place]:
+    """Removed at the end: the directory that everything is written to, in the account's home."""
+    found = Place(shlex.split(os.environ.get("SIFTUNE_ON", "")))
+    try:
+        version = found.run("apptainer --version")
+    except FileNotFoundError as error:
+        absent(f"SIFTUNE_ON: {error}")
+    if version.returncode:
+        absent("there is no apptainer here: install it, or name a place that has one in SIFTUNE_ON")
+    found.directory = found.must('mktemp -d -p "$HOME" siftune-test.XXXXXX').strip()
+    try:
+        yield found
+    finally:
+        found.must('chmod -R u+w . && rm -rf "$0"')
+
+
+@pytest.fixture(scope="session")
+def image(place: Place) -> str:
+    path = os.environ.get("SIFTUNE_IMAGE", str(ROOT / "tune.sif"))
+    if place.run('test -r "$1"', path).returncode:
+        absent(f"there is no image {path}: make image, or name one in SIFTUNE_IMAGE")
+    starts = place.run('apptainer exec "$1" true', path)
+    if starts.returncode:
+        absent(f"apptainer cannot start {path}: {starts.stderr.strip()}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def data(place: Place, mnist_directory: Path) -> str:
+    """MNIST in that place, below the directory."""
+    raw = mnist_directory / "MNIST" / "raw"
+    files = [path for path in raw.iterdir() if path.name.endswith("ubyte")]
+    place.unpack(packed(*files, below=mnist_directory), "data")
+    return f"{place.directory}/data"
+
+
+@pytest.fixture
+def client(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """spython's client. It calls `singularity`: that is Apptainer, in that place."""
+    from spython.main import Client
+
+    program = tmp_path / "singularity"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join([*place.prefix, "apptainer"])} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return Client
+
+
+def said(result: dict[str, Any]) -> str:
+    """Everything that a container started by spython printed."""
+    message = result["message"]
+    return message if isinstance(message, str) else "".join(message)
+
+
+# ── The image ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_its_own_test_passes(place: Place, image: str) -> None:
+    printed = place.must('apptainer test --contain --no-home "$1"', image)
+    assert f"searchers: {', '.join(SEARCHERS)}\n" in printed
+    assert "CUDA" in printed
+    assert "one_epoch: val_loss" in printed
+
+
+def test_labels_say_what_it_was_built_from(place: Place, image: str) -> None:
+    printed = place.must('apptainer inspect --json --labels "$1"', image)
+    labels = json.loads(printed)["data"]["attributes"]["labels"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lock = ROOT / "containers" / "flavours" / f"{labels['siftune.flavour']}.lock"
+    assert labels["org.opencontainers.image.version"] == project["version"]
+    assert labels["siftune.lock"] == f"sha256:{hashlib.sha256(lock.read_bytes()).hexdigest()}"
+    assert labels["org.opencontainers.image.base.digest"].startswith("sha256:")
+    assert labels["org.opencontainers.image.revision"]
+    assert "/tmp/" not in printed  # nor where it was built
+
+
+def test_its_help_names_the_commands(place: Place, image: str) -> None:
+    printed = place.must('apptainer run-help "$1"', image)
+    for words in ("--preset quick", "--searcher hebo", "FILE.py:FUNC", "data --data DIR"):
+        assert words in printed
+
+
+def test_a_study_in_an_empty_directory(place: Place, image: str, data: str) -> None:
+    run = 'mkdir empty && cd empty && apptainer -q run --contain --no-home --bind "$PWD" '
+    run += '--pwd "$PWD" --bind "$2:/data:ro" --env SIFTUNE_DATA=/data '
+    run += '"$1" --preset quick --trials 2 --name study'
+    printed = place.must(run, image, data)
+    assert "study study:" in printed
+    assert place.must("ls -A empty").split() == ["results"]
+    files = place.must("ls -A empty/results/study").split()
+    assert {"study.yaml", "trials.jsonl", "best.json", "summary.json"} <= set(files)
+    events = map(json.loads, place.must("cat empty/results/study/trials.jsonl").splitlines())
+    ends = [event for event in events if event["event"] == "end"]
+    assert len(ends) == 2
+    assert {end["state"] for end in ends} <= {"completed", "pruned"}
+
+
+@pytest.mark.parametrize("command", sorted(p.stem for p in (ROOT / "entrypoints").glob("*.py")))
+def test_each_entrypoint_is_a_command(client: Any, image: str, command: str) -> None:
+    result = client.run(image, [command, "--help"], return_result=True, quiet=True)
+    assert result["return_code"] == 0, said(result)
+    assert f"usage: {command}" in said(result)
+
+
+def test_flags_alone_are_a_study(client: Any, image: str) -> None:
+    result = client.run(image, ["--trials", "0", "--seed", "x"], return_result=True, quiet=True)
+    assert result["return_code"] == 2
+    assert "tune: " in said(result)
+
+
+@pytest.mark.parametrize("word", ["nonsense", "../selftest", "selftest"])
+def test_an_unknown_command_lists_the_known(client: Any, image: str, word: str) -> None:
+    result = client.run(image, [word], return_result=True, quiet=True)
+    assert result["return_code"] == 2
+    assert f"unknown command '{word}'; known: data, " in said(result)
+
+
+def test_the_image_cannot_be_written_to(client: Any, image: str) -> None:
+    result = client.execute(image, ["touch", "/opt/siftune/file"], return_result=True)
+    assert result["return_code"] != 0
+    assert "Read-only file system" in said(result)
+
+
+def test_packages_of_the_user_and_the_host_do_not_leak_in(place: Place, image: str) -> None:
+    poison = "mkdir -p home/.local/lib/python3.{11,12,13}/site-packages elsewhere && "
+    poison += "for directory in home/.local/lib/python3.*/site-packages elsewhere; do "
+    poison += 'echo \'raise SystemExit("leaked")\' >"$directory/torch.py"; done'
+    place.must(poison)
+    start = 'PYTHONPATH="$PWD/elsewhere" apptainer -q exec --home "$PWD/home" --bind "$PWD" "$1" '
+    place.must(start + "python -c 'import torch; assert torch.version.cuda'", image)
+
+
+def test_everything_is_compiled(client: Any, image: str) -> None:
+    # Or it would be compiled at every start: the image cannot keep the result.
+    search = "import pathlib, ray, siftune, torch\n"
+    search += "for module in ray, siftune, torch:\n"
+    search += "    top = pathlib.Path(module.__file__).parent\n"
+    search += "    assert any((top / '__pycache__').glob('__init__.*.pyc')), module"
+    result = client.execute(image, ["python", "-c", search], return_result=True)
+    assert result["return_code"] == 0, said(result)
+
+
+# ── Building ─────────────────────────────────────────────────────────────────────────────────────
+
+# The shortest recipe that takes every argument: what is tested is build.sh, with real builds.
+RECIPE = """Bootstrap: {{ BOOTSTRAP }}
+From: {{ BASE }}
+%arguments
+    BASE=unused
+%labels
+    siftune.inputs {{ INPUTS }}
+%help
+    {{ BASE_NAME }} {{ BASE_DIGEST }} {{ VERSION }} {{ COMMIT }} {{ LOCK_DIGEST }}
+    {{ FLAVOUR }} {{ VENV_OPTIONS }} {{ DRIVER_MIN }} {{ ARCHITECTURES }}
+"""
+BUILD = "cd project && APPTAINER_TMPDIR=../tmp BASE=../base FLAVOUR=cu13 containers/build.sh"
+
+
+@pytest.fixture
+def project(place: Place, tmp_path: Path) -> None:
+    """A copy of the project in that place, with the short recipe and a base that is empty."""
+    names = ("pyproject.toml", "src", "entrypoints", "containers")
+    place.must("rm -rf project base && mkdir -p tmp base/etc base/mnt base/usr/bin")
+    place.unpack(packed(*(ROOT / name for name in names), below=ROOT), "project")
+    place.must("cat >project/containers/tune.def", stdin=RECIPE.encode())
+
+
+@pytest.mark.usefixtures("project")
+def test_an_image_is_built_again_only_when_an_input_has_changed(place: Place) -> None:
+    stat = "stat -c %y-%i project/tune.sif"
+    place.must(BUILD)
+    first = place.must(stat)
+    assert "up to date" in place.run(BUILD).stderr
+    assert place.must(stat) == first
+    place.must("touch project/src/siftune/__init__.py && mkdir project/src/siftune/__pycache__")
+    assert "up to date" in place.run(BUILD).stderr
+    place.must("echo >>project/src/siftune/__init__.py")
+    assert "up to date" not in place.run(BUILD).stderr
+    assert place.must(stat) != first
+
+
+@pytest.mark.usefixtures("project")
+def test_a_failed_build_leaves_the_old_image(place: Place) -> None:
+    place.must(BUILD)
+    before = place.must("sha256sum project/tune.sif; ls -A project")
+    place.must("printf '%%post\\n    exit 1\\n' >>project/containers/tune.def")
+    result = place.run(BUILD)
+    assert result.returncode == 1
+    assert "tune.sif is the old one, untouched" in result.stderr
+    assert place.must("sha256sum project/tune.sif; ls -A project") == before
+    assert not place.must("ls -A tmp")

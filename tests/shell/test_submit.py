@@ -1,0 +1,98 @@
+"""What `make submit` would submit, compared whole; what it refuses, and what would do."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = (ROOT / "slurm" / "tune.sbatch").read_text()
+
+
+def submit(**variables: str) -> subprocess.CompletedProcess[str]:
+    """`make submit`, dry, with these variables and no others."""
+    given = [f"{name}={value}" for name, value in ({"DRY_RUN": "1"} | variables).items()]
+    environment = {"PATH": os.environ["PATH"], "USER": "someone"}
+    return subprocess.run(
+        ["make", "--no-print-directory", "submit", *given],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def rendered(nodes: int, gpus: int, site: str, partition: str, minutes: int, **more: str) -> str:
+    """The whole text: 80 cores and 460,000 MiB are a Turpan node's, shared out by its two GPUs."""
+    name = more.get("name", "siftune")
+    return (
+        f"sbatch --job-name={name} --partition={partition} --nodes={nodes} --ntasks-per-node=1 "
+        f"--cpus-per-task={40 * gpus} --mem={230000 * gpus}M --gres=gpu:{gpus} --time={minutes} "
+        f"--output=slurm-%j.out --export=NONE {ROOT}/slurm/tune.sbatch {ROOT} {site} "
+        f"{more.get('image', 'tune.sif')} {more.get('flags', '')}\n\n{SCRIPT}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"GPUS": "8"}, rendered(4, 2, "turpan", "small", 240)),
+        ({"GPUS": "2"}, rendered(1, 2, "turpan", "small", 240)),
+        ({"GPUS": "1"}, rendered(1, 1, "turpan", "shared", 240)),
+        ({"GPUS": "14"}, rendered(7, 2, "turpan", "big", 120)),
+        ({"GPUS": "8", "TIME": "0:40:00"}, rendered(4, 2, "turpan", "small", 40)),
+        ({"GPUS": "8", "PARTITION": "big"}, rendered(4, 2, "turpan", "big", 120)),
+        (
+            {"GPUS": "8", "NAME": "mine", "IMAGE": "other.sif"},
+            rendered(
+                4, 2, "turpan", "small", 240, name="mine", image="other.sif", flags="--name mine "
+            ),
+        ),
+        (
+            {"GPUS": "8", "ARGS": "--searcher hebo --set 'lr=loguniform(1e-5, 1e-2)'"},
+            rendered(
+                *(4, 2, "turpan", "small", 240),
+                flags="--searcher hebo --set lr=loguniform\\(1e-5\\,\\ 1e-2\\) ",
+            ),
+        ),
+    ],
+)
+def test_the_whole_text_is_as_expected(variables: dict[str, str], expected: str) -> None:
+    done = submit(SITE="turpan", **variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"GPUS": "7"}, ["whole nodes of 2", "GPUS=6 or GPUS=8"]),
+        ({"GPUS": "100"}, ["GPUS=30 is the most"]),
+        ({"GPUS": "8", "PARTITION": "shared"}, ["more than shared gives", "GPUS=1 is the most"]),
+        ({"GPUS": "many"}, ["whole number", "'many'"]),
+        ({"GPUS": "0"}, ["at least 1", "'0'"]),
+        ({"GPUS": ""}, ["GPUS must be"]),
+        ({"GPUS": "8", "SITE": "moon"}, ["SITE must be one of", "turpan"]),
+        ({"GPUS": "8", "SITE": "../etc"}, ["SITE must be one of"]),
+        ({"GPUS": "8", "TIME": "5:00:00"}, ["TIME=5:00:00", "240 minutes"]),
+        ({"GPUS": "8", "TIME": "soon"}, ["TIME must be", "'soon'"]),
+        ({"GPUS": "8", "PARTITION": "huge"}, ["PARTITION must be one of", "'huge'"]),
+        ({"GPUS": "8", "NAME": "a b"}, ["NAME must be", "'a b'"]),
+        ({"GPUS": "8", "IMAGE": "no.sif", "DRY_RUN": ""}, ["no image no.sif", "make image"]),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_can(
+    variables: dict[str, str], words: list[str]
+) -> None:
+    done = submit(**({"SITE": "turpan"} | variables))
+    assert done.returncode != 0
+    assert [word for word in words if word not in done.stderr] == [], done.stderr
+
+
+def test_arguments_are_words_and_nothing_is_evaluated(tmp_path: Path) -> None:
+    done = submit(SITE="turpan", GPUS="2", ARGS=f"--name '$$(touch {tmp_path}/made)' ; `id`")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "made").exists()
+    assert "uid=" not in done.stdout
