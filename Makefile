@@ -11,7 +11,7 @@ COMPILE := $(UV) pip compile -q --upgrade --python-version 3.11 --universal --ge
 	--no-emit-index-url --no-header --no-annotate
 
 # What submit.sh, status.sh and build.sh read.
-export GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE DRY_RUN ARGS STUDY RESULTS
+export JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE DRY_RUN ARGS STUDY RESULTS
 
 .PHONY: help setup tune submit status cancel logs test lint bench cluster cluster-down lock clean
 
@@ -37,7 +37,7 @@ status: ## the queue and the studies: [STUDY=…]
 	@slurm/status.sh
 
 cancel: ## ends a job: JOB=…
-	scancel --me "$(JOB)"
+	@slurm/cancel.sh
 
 logs: ## follows the newest job's log
 	tail -n 50 -F "$$(ls -t slurm-*.out | head -n 1)"

@@ -18,13 +18,18 @@ main() {
     # Ray's sockets lie below it, and a socket's path has 107 bytes.
     ((${#tmp} <= 43)) || refuse "NODE_TMP makes the path $tmp, longer than 43 characters"
     mkdir -p "$tmp"
+    patience_s=20
     trap 'stop_ray; rm -rf "$tmp"' EXIT
-    trap 'exit 0' TERM
+    # From outside, a signal goes to all processes of the step, the image's file system among them:
+    # Ray cannot end well any more, and Slurm's patience is short.
+    trap 'patience_s=2; exit 0' TERM
+    set -m # a process group of Ray's own
     start_ray &> "$job/log/$NODE" &
     ray_pid=$!
+    set +m
     while kill -0 "$ray_pid" 2>/dev/null; do
         [[ ! -e $job/stop ]] || exit 0
-        sleep 0.2
+        sleep 0.2 || true
     done
     wait "$ray_pid" || true
     [[ -e $job/stop ]] || refuse "Ray ended by itself; the end of its log: $(tail -n 5 "$job/log/$NODE")"
@@ -61,7 +66,8 @@ start_ray() {
     shm_mib=$(df -Pm /dev/shm | awk 'NR == 2 {print $4}')
     # Trials exchange little through Ray: a tenth of the memory, at most 2 GiB, half of /dev/shm.
     store_mib=$(printf '%s\n' $((memory_mib / 10)) 2048 $((shm_mib / 2)) | sort -n | head -n 1)
-    exec "${IN_IMAGE[@]}" ray start "${role[@]}" --block --disable-usage-stats \
+    # What trials write to a temporary directory goes with the job.
+    exec "${IN_IMAGE[@]}" env TMPDIR="$tmp" ray start "${role[@]}" --block --disable-usage-stats \
         --node-ip-address="$ip" --temp-dir="$tmp" \
         --node-manager-port="$first" --object-manager-port=$((first + 1)) \
         --dashboard-agent-listen-port=$((first + 2)) --dashboard-agent-grpc-port=$((first + 3)) \
@@ -88,12 +94,13 @@ wait_for_head() {
 }
 
 stop_ray() {
-    local deadline=$((SECONDS + 20))
+    local deadline=$((SECONDS + patience_s))
     [[ -n ${ray_pid:-} ]] || return 0
     kill "$ray_pid" 2>/dev/null || true
     while kill -0 "$ray_pid" 2>/dev/null && ((SECONDS < deadline)); do
-        sleep 0.1
+        sleep 0.1 || true
     done
+    kill -KILL -- "-$ray_pid" 2>/dev/null || true
 }
 
 # refuse MESSAGE: says why this node cannot take part, to the log and to the study that waits for it
