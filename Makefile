@@ -11,9 +11,9 @@ COMPILE := $(UV) pip compile -q --upgrade --python-version 3.11 --universal --ge
 	--no-emit-index-url --no-header --no-annotate
 
 # What submit.sh, status.sh and build.sh read.
-export JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE DRY_RUN ARGS STUDY RESULTS
+export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE DRY_RUN ARGS STUDY RESULTS
 
-.PHONY: help setup tune submit status cancel logs test lint bench cluster cluster-down lock clean
+.PHONY: help setup tune image submit status cancel logs test lint bench cluster cluster-down lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,9 @@ $(VENV)/ready: $(LOCKS)/bootstrap.lock $(LOCKS)/dev.lock pyproject.toml
 
 tune: setup ## a study of 8 trials on a part of MNIST, here, in about 3 minutes; ARGS="--searcher hebo"
 	$(VENV)/bin/python entrypoints/tune.py --preset quick $(ARGS)
+
+image: ## tune.sif, without root: [BASE=debian|SITE.sif FLAVOUR=cu13|cu12|site CA_BUNDLE=FILE OUT=tune.sif]
+	@containers/build.sh
 
 submit: ## a study on a Slurm cluster: GPUS=8 [SITE=turpan TIME=2:00:00 NAME=… DRY_RUN=1 ARGS="--searcher hebo"]
 	@slurm/submit.sh
@@ -60,9 +63,11 @@ cluster-down: ## takes it down
 	tests/cluster/down.sh
 
 lock: setup ## the locks, anew, from pyproject.toml: image and development from one source
-	$(COMPILE) pyproject.toml -o $(LOCKS)/cu13.lock
+	$(COMPILE) pyproject.toml --overrides $(LOCKS)/site.overrides -o $(LOCKS)/site.lock
+	$(COMPILE) pyproject.toml -c $(LOCKS)/site.lock -o $(LOCKS)/cu13.lock
+	$(COMPILE) pyproject.toml -c $(LOCKS)/site.lock -c $(LOCKS)/cu12.constraints -o $(LOCKS)/cu12.lock
 	$(COMPILE) pyproject.toml --group dev -c $(LOCKS)/cu13.lock -o $(LOCKS)/dev.lock
-	$(COMPILE) --group bootstrap -o $(LOCKS)/bootstrap.lock
+	$(COMPILE) --group bootstrap -c $(LOCKS)/dev.lock -o $(LOCKS)/bootstrap.lock
 
 clean: ## removes the environment and caches; studies and data stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info

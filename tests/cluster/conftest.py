@@ -1,6 +1,7 @@
 """The virtual cluster for tests: brought up if it is not, taken down if it was brought up here."""
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -118,3 +119,32 @@ def small_image(cluster: Cluster) -> Iterator[str]:
     cluster.check("hpc1", "bash", "-c", text, "bash", f"{directory}/small.sif")
     yield f"{directory}/small.sif"
     cluster.check("root", "rm", "-rf", directory)
+
+
+@pytest.fixture(scope="session")
+def project(cluster: Cluster) -> str:
+    """A copy of the project on the shared file system, hpc1's, with the image that hpc1's
+    `make image BASE=debian` builds of it on the login node: built anew where an input changed."""
+    path = cluster.shared / "project"
+    path.mkdir(exist_ok=True)
+    root = HERE.parent.parent
+    files = ["Makefile", "README.md", "pyproject.toml", "containers", "entrypoints", "slurm", "src"]
+    pack = ["tar", "-c", "-C", str(root), "--exclude=__pycache__", "--exclude=*.egg-info", *files]
+    packed = subprocess.run(pack, check=True, capture_output=True).stdout
+    subprocess.run(["tar", "-x", "-C", str(path)], input=packed, check=True)
+    cluster.check("root", "chown", "-R", "hpc1:", "/work/project")
+    cluster.check("root", "chmod", "-R", "a+rX", "/work/project")
+    build = "cd /work/project && make image BASE=debian"
+    cluster.check("hpc1", "bash", "-c", build, timeout_s=1500)
+    return "/work/project"
+
+
+@pytest.fixture(scope="session")
+def data(cluster: Cluster, mnist_directory: Path) -> str:
+    """MNIST where every node sees it."""
+    raw = cluster.shared / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for file in mnist_directory.glob("MNIST/raw/*-ubyte"):
+        shutil.copy(file, raw)
+    cluster.check("root", "chmod", "-R", "a+rX", "/work/data")
+    return "/work/data"

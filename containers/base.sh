@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# base.sh DIR [ARCHITECTURE]: makes the Debian tree DIR that an image can be built on.
+#
+# Without root, and without a container registry: the packages come from the Debian archive that
+# this machine's apt uses, or from DEBIAN_MIRROR.
+set -euo pipefail
+
+readonly SUITE=bookworm
+# The wheels bring their own libraries; of the system they want libc, libstdc++ and libgomp.
+readonly PACKAGES=python3,python3-venv,ca-certificates,libstdc++6,libgomp1,procps
+
+die() {
+  printf 'base.sh: %s\n' "$*" >&2
+  exit 1
+}
+
+# Every archive in this machine's apt sources, one to a line, in both of apt's formats.
+apt_archives() {
+  local file
+  for file in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
+    [[ -r $file ]] || continue
+    case $file in
+      *.list) sed -nE 's/^deb[[:space:]]+(\[[^]]*\][[:space:]]+)?([^[:space:]]+).*/\2/p' "$file" ;;
+      *.sources) sed -nE 's/^URIs:[[:space:]]*//p' "$file" | tr -s '[:space:]' '\n' ;;
+    esac
+  done
+}
+
+# The sources of the tree. Nothing where this machine's apt knows no Debian: mmdebstrap then takes
+# Debian's own.
+sources() {
+  local archives main security
+  archives=$(apt_archives)
+  main=${DEBIAN_MIRROR:-$(grep -m1 -E '/debian/?$' <<<"$archives" || true)}
+  [[ -n $main ]] || return 0
+  printf 'deb %s %s main\n' "$main" "$SUITE" "$main" "$SUITE-updates"
+  security=$(grep -m1 -E '/debian-security/?$' <<<"$archives" || true)
+  [[ -z $security ]] || printf 'deb %s %s main\n' "$security" "$SUITE-security"
+}
+
+# How this machine's apt reaches the archive: proxies, retries, whether an old mirror is accepted.
+apt_options() {
+  command -v apt-config >/dev/null || return 0
+  apt-config dump Acquire |
+    grep -E '^Acquire::(http|https|Retries|Check-Valid-Until|Check-Date)(::[^ ]+)? "[^"]' || true
+}
+
+main() {
+  [[ $# -ge 1 ]] || die "which directory? usage: base.sh DIR [ARCHITECTURE]"
+  local tree=$1 architecture=${2:-} apt mirrors line
+  command -v mmdebstrap >/dev/null ||
+    die "BASE=debian needs mmdebstrap (Debian, Ubuntu: apt install mmdebstrap); or use another BASE"
+  [[ ! -e $tree ]] || die "$tree exists: give a directory that does not"
+  apt=$(apt_options)
+  mirrors=$(sources)
+  local options=(--quiet --format=tar --variant=essential --include="$PACKAGES") lines=()
+  [[ -z $architecture ]] || options+=(--architectures="$architecture")
+  while read -r line; do [[ -z $line ]] || options+=(--aptopt="$line"); done <<<"$apt"
+  while read -r line; do [[ -z $line ]] || lines+=("$line"); done <<<"$mirrors"
+
+  # mmdebstrap chooses how to do without root: a user namespace, else fakechroot. It writes a tar,
+  # and that is unpacked here, so that every file is this user's, who can delete it again. Left
+  # out: device nodes, which only root can make, and where the packages came from.
+  mkdir -p "$tree"
+  if ! mmdebstrap "${options[@]}" "$SUITE" - ${lines[@]+"${lines[@]}"} |
+    tar -x -C "$tree" --no-same-owner --exclude='./dev/*' \
+      --exclude=./etc/apt --exclude=./var/lib/apt --exclude=./var/cache/apt; then
+    rm -rf "$tree"
+    die "mmdebstrap made no Debian tree: its reason is above. It needs a user namespace with a" \
+      "range of ids (newuidmap, a line in /etc/subuid) or fakechroot, and a Debian archive:" \
+      "DEBIAN_MIRROR=http://…"
+  fi
+}
+
+main "$@"

@@ -1,0 +1,244 @@
+"""Real studies on real MNIST, as a user of the cluster submits them, and jobs that go wrong."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siftune.searchers import SEARCHERS
+from tests.cluster.conftest import Cluster, poll
+
+# Small networks, two epochs: what is tested is the cluster.
+SMALL = (
+    "--preset quick --trainable-arg images=1200 --set epochs=2 --set conv1_channels=4 "
+    "--set conv2_channels=4 --set conv3_channels=0"
+)
+DISCRETE = (
+    " --set lr=choice([1e-3,1e-2]) --set weight_decay=0 --set dropout=0 --set gamma=0.5"
+    " --set kernel1=3 --set kernel2=3 --set fc_dim=64 --set batch_size=64 --set activation=relu"
+    " --set scheduler=none --set optimizer=adam --set step_size=10"
+)
+
+
+@dataclass
+class Job:
+    """One job of an account's, in a directory of its own."""
+
+    cluster: Cluster
+    account: str
+    directory: str
+    number: str
+
+    def running(self) -> bool:
+        queue = ("squeue", "--noheader", f"--jobs={self.number}")
+        return bool(self.cluster.run(self.account, *queue).stdout.strip())
+
+    def wait(self, deadline_s: float = 240) -> str:
+        """Its log, once it has ended."""
+        poll(lambda: not self.running(), deadline_s, f"the end of job {self.number}: {self.log()}")
+        return self.log()
+
+    def log(self) -> str:
+        path = f"{self.directory}/slurm-{self.number}.out"
+        return self.cluster.run("root", "cat", path).stdout
+
+    def status(self) -> int:
+        """The job's own exit status."""
+        show = self.cluster.check(self.account, "scontrol", "show", "job", self.number)
+        found = re.search(r"ExitCode=(\d+):", show)
+        assert found
+        return int(found[1])
+
+    def study(self, name: str) -> Path:
+        """The study directory, seen from the host."""
+        return self.cluster.shared / self.directory.removeprefix("/work/") / "results" / name
+
+    def left(self) -> str:
+        """What of Ray and of the job is still anywhere."""
+        look = f"ls -d /tmp/sift-{self.number} 2>/dev/null; pgrep -u {self.account} -l 'ray|raylet'"
+        found = [
+            self.cluster.run("root", "bash", "-c", look, place=node).stdout
+            for node in self.cluster.nodes
+        ]
+        return "".join(found) + self.cluster.run("root", "ls", f"{self.directory}/.siftune").stdout
+
+
+@pytest.fixture
+def submit(cluster: Cluster, project: str, data: str) -> Iterator[Callable[..., Job]]:
+    """`make submit` in a new directory with the project and the image in it."""
+    directories: list[str] = []
+
+    def run(account: str = "hpc1", prepare: str = "true", **variables: Any) -> Job:
+        directory = cluster.check(account, "mktemp", "-d", "/work/job.XXXXXX").strip()
+        directories.append(directory)
+        copy = (
+            f"cp -r {project}/Makefile {project}/slurm . && ln -s {project}/tune.sif . && {prepare}"
+        )
+        cluster.check(account, "bash", "-c", f"cd {directory} && {copy}")
+        variables = {"SITE": "virtual"} | variables
+        words = [f"{name}={value}" for name, value in variables.items()]
+        said = cluster.check(account, "make", "-C", directory, "submit", *words)
+        number = re.search(r"Submitted batch job (\d+)", said)
+        assert number, said
+        return Job(cluster, account, directory, number[1])
+
+    yield run
+    for directory in directories:
+        # A job's last words may come a moment after its end.
+        again = f"for try in 1 2 3 4 5; do rm -rf {directory} && break; sleep 1; done"
+        cluster.check("root", "bash", "-c", again)
+
+
+def events(study: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (study / "trials.jsonl").read_text().splitlines()]
+
+
+def check_study(study: Path, *, trials: int, slots: int) -> list[dict[str, Any]]:
+    """A complete study directory: each trial once, ended, and never more at once than slots."""
+    found = events(study)
+    assert Counter(e["trial"] for e in found if e["event"] == "start") == {
+        f"{n:04d}": 1 for n in range(1, trials + 1)
+    }
+    ended = [e["trial"] for e in found if e["event"] == "end"]
+    assert sorted(ended) == sorted(set(ended))
+    assert len(ended) == trials
+    summary = json.loads((study / "summary.json").read_text())
+    assert summary["slots"] == slots
+    best = json.loads((study / "best.json").read_text())
+    assert (study / best["checkpoint"]).is_file()
+    assert (study / "study.yaml").is_file()
+    now = most = 0
+    for event in found:  # begun and not ended: those that hold a slot
+        now += {"start": 1, "end": -1}.get(event["event"], 0)
+        most = max(most, now)
+    assert most <= slots
+    return found
+
+
+def test_two_gpus_are_one_node(submit: Callable[..., Job], data: str) -> None:
+    job = submit(GPUS=2, NAME="two", ARGS=f"{SMALL} --trials 4 --data {data}")
+    said = job.wait()
+    assert job.status() == 0, said
+    found = check_study(job.study("two"), trials=4, slots=2)
+    assert len({e["node"] for e in found if e["event"] == "epoch"}) == 1
+    assert job.left() == ""
+
+
+def test_eight_gpus_are_four_nodes_and_one_study(submit: Callable[..., Job], data: str) -> None:
+    job = submit(GPUS=8, NAME="eight", ARGS=f"{SMALL} --trials 8 --scheduler none --data {data}")
+    said = job.wait()
+    assert job.status() == 0, said
+    found = check_study(job.study("eight"), trials=8, slots=8)
+    epochs = [e for e in found if e["event"] == "epoch"]
+    assert {e["node"] for e in epochs} == set(job.cluster.nodes)
+    assert {e["gpu"] for e in epochs} <= {"0", "1"}  # one GPU each
+    assert said.count(" start ") == 8  # the same eight trials once, not once per node
+    assert job.left() == ""
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_each_searcher_runs_in_the_image(
+    submit: Callable[..., Job], data: str, searcher: str
+) -> None:
+    flags = f"{SMALL} --searcher {searcher} --trials 2 --data {data}"
+    flags += DISCRETE if searcher == "grid" else ""
+    job = submit(GPUS=2, NAME="s", ARGS=flags)
+    said = job.wait()
+    assert job.status() == 0, said
+    check_study(job.study("s"), trials=2, slots=2)
+
+
+def test_two_accounts_on_one_node_do_not_notice_each_other(
+    cluster: Cluster, submit: Callable[..., Job], data: str
+) -> None:
+    others = "nodename=node[2-4]"
+    cluster.check("root", "scontrol", "update", others, "state=drain", "reason=test")
+    try:
+        flags = {"GPUS": 1, "PARTITION": "shared", "NAME": "s"}
+        # Long enough that the two studies overlap however unevenly the jobs start.
+        longer = SMALL.replace("images=1200", "images=10000")
+        flags["ARGS"] = f"{longer} --trials 6 --scheduler none --data {data}"
+        jobs = [submit("hpc1", **flags), submit("hpc2", **flags)]
+        poll(lambda: all(job.running() for job in jobs), 30, "both jobs running")
+        for job in jobs:
+            said = job.wait()
+            assert job.status() == 0, said
+            assert "node1: 1 nodes" in said
+        spans = []
+        for job in jobs:
+            found = check_study(job.study("s"), trials=6, slots=1)
+            spans.append((found[0]["time"], found[-1]["time"]))
+        assert max(begin for begin, _ in spans) < min(end for _, end in spans), "not at once"
+    finally:
+        cluster.check("root", "scontrol", "update", others, "state=resume")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "variables", "words"),
+    [
+        (
+            "truncate -s 1M empty.sif",
+            {"IMAGE": "empty.sif"},
+            ["the image does not start here", "image format not recognized"],
+        ),
+        (
+            "sed -i s#^BINDS=.*#BINDS=/nosuch# slurm/sites/virtual.env",
+            {},
+            ["BINDS names /nosuch", "correct the site's file"],
+        ),
+        (
+            "sed -i s#^NODE_TMP=.*#NODE_TMP=/tmp/a-directory-whose-name-is-far-too-long# "
+            "slurm/sites/virtual.env",
+            {},
+            ["longer than 43 characters"],
+        ),
+        (
+            "sed -i s#^INTERFACE=.*#INTERFACE=ib7# slurm/sites/virtual.env",
+            {},
+            ["no IPv4 address on the interface 'ib7'"],
+        ),
+        ("true", {"ARGS": "--searcher foo"}, ["unknown searcher 'foo'", "hebo"]),
+    ],
+)
+def test_what_cannot_work_is_in_the_log_in_seconds(
+    submit: Callable[..., Job], prepare: str, variables: dict[str, str], words: list[str]
+) -> None:
+    job = submit(prepare=prepare, **({"GPUS": 4} | variables))
+    said = job.wait(deadline_s=45)
+    assert job.status() != 0
+    assert [word for word in words if word not in said] == [], said
+    assert job.left() == ""
+
+
+def test_a_full_disk_is_in_the_log_in_seconds(cluster: Cluster, submit: Callable[..., Job]) -> None:
+    fill = "head -c 900M /dev/zero > /tmp/full; df -m /tmp | tail -1"
+    cluster.check("root", "bash", "-c", fill, place="node1")
+    try:
+        job = submit(GPUS=2)
+        said = job.wait(deadline_s=45)
+        assert job.status() != 0
+        assert "MiB are free in /tmp, 512 are needed" in said
+    finally:
+        cluster.check("root", "rm", "/tmp/full", place="node1")
+
+
+@pytest.mark.parametrize("how", ["make cancel", "scancel"])
+def test_a_cancelled_job_leaves_nothing(
+    cluster: Cluster, submit: Callable[..., Job], data: str, how: str
+) -> None:
+    job = submit(GPUS=4, NAME="s", ARGS=f"--preset quick --set epochs=50 --data {data}")
+    poll(lambda: "epoch 1" in job.log(), 120, "a first epoch")
+    said = cluster.check("hpc1", "make", "-C", job.directory, "status", "SITE=virtual")
+    assert "RUNNING" in said
+    assert "s: 0 completed" in said
+    if how == "scancel":
+        cluster.check("hpc1", "scancel", job.number)
+    else:
+        cluster.check("hpc1", "make", "-C", job.directory, "cancel", f"JOB={job.number}")
+    job.wait(deadline_s=45)
+    poll(lambda: job.left() == "", 15, f"nothing left: {job.left()}")

@@ -1,0 +1,19 @@
+"""The image of these tests: the one that is named, else the virtual cluster's."""
+
+import os
+
+import pytest
+
+from tests.cluster.conftest import HERE, cluster, project
+
+__all__ = ["cluster", "project"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _image_of_the_cluster(request: pytest.FixtureRequest) -> None:
+    """Builds the image on the cluster's login node, where there is neither a name nor a reason
+    not to: making the cluster needs root."""
+    if {"SIFTUNE_IMAGE", "SIFTUNE_ON"} & os.environ.keys() or os.geteuid() != 0:
+        return
+    os.environ["SIFTUNE_IMAGE"] = f"{request.getfixturevalue('project')}/tune.sif"
+    os.environ["SIFTUNE_ON"] = f"{HERE / 'on.sh'} login hpc1"
