@@ -34,13 +34,17 @@ class Job:
     directory: str
     number: str
 
-    def running(self) -> bool:
-        queue = ("squeue", "--noheader", f"--jobs={self.number}")
+    def queued(self, states: str) -> bool:
+        queue = ("squeue", "--noheader", f"--jobs={self.number}", f"--states={states}")
         return bool(self.cluster.run(self.account, *queue).stdout.strip())
 
     def wait(self, deadline_s: float = 240) -> str:
         """Its log, once it has ended."""
-        poll(lambda: not self.running(), deadline_s, f"the end of job {self.number}: {self.log()}")
+        poll(
+            lambda: not self.queued("PD,R,CG"),
+            deadline_s,
+            f"the end of job {self.number}: {self.log()}",
+        )
         return self.log()
 
     def log(self) -> str:
@@ -164,7 +168,7 @@ def test_two_accounts_on_one_node_do_not_notice_each_other(
         longer = SMALL.replace("images=1200", "images=10000")
         flags["ARGS"] = f"{longer} --trials 6 --scheduler none --data {data}"
         jobs = [submit("hpc1", **flags), submit("hpc2", **flags)]
-        poll(lambda: all(job.running() for job in jobs), 30, "both jobs running")
+        poll(lambda: all(job.queued("R") for job in jobs), 30, "both jobs running")
         for job in jobs:
             said = job.wait()
             assert job.status() == 0, said

@@ -84,7 +84,7 @@ render() {
     local memory=$1 file
     for file in slurm.conf gres.conf cgroup.conf; do
         sed -e "s/@NODES@/node[1-${#NODES[@]}]/" \
-            -e "s/@CPUS@/$CPUS_PER_NODE/; s/@HALF_CPUS@/$((CPUS_PER_NODE / 2))/" \
+            -e "s/@CPUS@/$CPUS_PER_NODE/" \
             -e "s/@MEMORY_MIB@/$memory/; s/@HALF_MEMORY_MIB@/$((memory / 2))/" \
             -e "s/@MEMORY_PER_CPU_MIB@/$((memory / CPUS_PER_NODE))/" \
             -e "s/@GPUS@/$GPUS_PER_NODE/; s/@LAST_GPU@/$((GPUS_PER_NODE - 1))/" \
