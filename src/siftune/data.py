@@ -301,7 +301,7 @@ def _advice(raw: Path, faults: dict[IdxFile, str], failures: list[str]) -> str:
         f"Put these four files, unpacked or as .gz, into {raw}:",
         *(f"  {file.name} (MD5 {file.md5})" for file in FILES),
         "or run this on a machine with a network and copy DIR here, then name it with --data DIR:",
-        "  python entrypoints/data.py --data DIR",
+        "  python entrypoints/data.py --data DIR   (or: apptainer run tune.sif data --data DIR)",
     ]
     return "\n".join(lines)
 

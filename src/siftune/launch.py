@@ -13,14 +13,13 @@ from types import FrameType
 from typing import Any
 
 from siftune import cluster, console, journal
-from siftune.data import DataError
 from siftune.errors import UsageError
 from siftune.journal import Journal
 from siftune.progress import Progress
 from siftune.study import Study, read, read_yaml, resolve
 from siftune.trainables import Trainable
 
-FINISHED, FAILED, USAGE, RESUMABLE = 0, 1, 2, 75
+FINISHED, FAILED, RESUMABLE = 0, 1, 75
 
 
 def launch(
@@ -274,6 +273,3 @@ def _conclude(progress: Progress, directory: Path) -> int:
         print("no trial succeeded: trials.jsonl has each one's error", file=sys.stderr)
         return FAILED
     return FINISHED
-
-
-__all__ = ["FAILED", "FINISHED", "RESUMABLE", "USAGE", "DataError", "launch", "resumed"]
