@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Packs what a cluster needs into siftune-VERSION.tar: the project, and tune.sif if it was built.
+# Not compressed: nearly all of it is the image, which is.
+set -euo pipefail
+
+PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+readonly PROJECT
+source "$PROJECT/slurm/lib.sh"
+
+main() {
+    local version name scratch
+    local -a files=(Makefile README.md README.svg pyproject.toml containers entrypoints slurm src tests/cluster/README.md)
+    version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$PROJECT/pyproject.toml")
+    name=siftune-$version
+    [[ ! -r $PROJECT/tune.sif ]] || files+=(tune.sif)
+    scratch=$(mktemp -d)
+    # shellcheck disable=SC2064 # expanded now: the function's variable is gone at the exit
+    trap "rm -rf '$scratch'" EXIT
+    # The image's label says which commit it was built from; where it is built there may be no Git.
+    git -C "$PROJECT" rev-parse HEAD > "$scratch/COMMIT" 2>/dev/null || echo unknown > "$scratch/COMMIT"
+    tar -cf "$name.tar.part" --transform "s#^#$name/#" --exclude=__pycache__ --exclude='*.egg-info' \
+        -C "$PROJECT" "${files[@]}" -C "$scratch" COMMIT
+    mv "$name.tar.part" "$name.tar"
+    log "$PWD/$name.tar: unpack it on the cluster, then make submit in $name$([[ -r $PROJECT/tune.sif ]] || echo '; there was no tune.sif to pack')"
+}
+
+main
