@@ -134,12 +134,7 @@ def _assignments(flag: str, texts: list[str] | None, mistakes: list[str]) -> dic
 
 
 def _value(text: str) -> Any:
-    """As YAML reads it, but 1e-3 is the number that it looks like."""
     try:
-        return (
-            float(text)
-            if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text)
-            else yaml.safe_load(text)
-        )
+        return study.parse_yaml(text)
     except yaml.YAMLError:
         return text  # as it is: a domain's text need not be YAML

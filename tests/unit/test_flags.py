@@ -1,0 +1,70 @@
+"""Preset, file and flags come together to one study."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siftune import flags
+from siftune.errors import UsageError
+from siftune.study import Study
+
+NAMES = """trainable metric mode searcher scheduler name seed trials cpus_per_trial
+gpus_per_trial concurrent time_limit config resume space"""
+NONE = dict.fromkeys(NAMES.split())
+LISTS: dict[str, Any] = {"set": [], "trainable_arg": [], "searcher_arg": [], "scheduler_arg": []}
+
+
+def study(**given: Any) -> Study:
+    return flags.read_study({"preset": "mnist"} | NONE | LISTS | given)[0]
+
+
+def test_a_flag_is_over_the_preset() -> None:
+    assert study().trials == 50
+    assert study(trials="7").trials == 7
+    assert study(preset="quick").trainable_options == {"images": 10_000}
+
+
+def test_a_space_in_yaml_has_domains_conditions_and_constants(tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text(
+        "lr: loguniform(1e-5, 1e-2)\ndepth: choice([0, 1])\n"
+        "width: choice([8, 16]) if depth > 0\ndecay: 1e-3\nname: resnet\n"
+    )
+    space = study(space=str(file)).space
+    assert space.to_dict() == {
+        "lr": "loguniform(1e-05, 0.01)",
+        "depth": "choice([0, 1])",
+        "width": "choice([8, 16]) if depth > 0",
+        "decay": 0.001,
+        "name": "resnet",
+    }
+
+
+def test_set_fixes_a_value_or_gives_a_domain() -> None:
+    space = study(set=["lr=1e-3", "epochs=choice([2, 4])", "optimizer=sgd"]).space
+    assert space.constants["lr"] == 1e-3
+    assert str(space.parameters["epochs"].domain) == "choice([2, 4])"
+    assert space.constants["optimizer"] == "sgd"
+
+
+def test_another_trainable_leaves_the_presets_metric_behind(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("SPACE = {'x': 'uniform(0, 1)'}\ndef train(config): ...\n")
+    found = study(trainable=f"{file}:train")
+    assert (found.metric, found.mode) == ("loss", "min")
+    assert found.name.startswith("mine-")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("30m", 1800), ("4h", 14400), ("3:30:00", 12600), ("1:30", 90)],
+)
+def test_times(text: str, seconds: float) -> None:
+    assert flags.read_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "1:2", "4 h"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--time-limit must be as"):
+        flags.read_time(text)
