@@ -122,7 +122,7 @@ def small_image(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def project(cluster: Cluster) -> str:
+def checkout(cluster: Cluster) -> str:
     """A copy of the project on the shared file system, hpc1's, with the image that hpc1's
     `make image BASE=debian` builds of it on the login node: built anew where an input changed."""
     path = cluster.shared / "project"

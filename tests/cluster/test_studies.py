@@ -73,16 +73,15 @@ class Job:
 
 
 @pytest.fixture
-def submit(cluster: Cluster, project: str, data: str) -> Iterator[Callable[..., Job]]:
+def submit(cluster: Cluster, checkout: str, data: str) -> Iterator[Callable[..., Job]]:
     """`make submit` in a new directory with the project and the image in it."""
     directories: list[str] = []
 
     def run(account: str = "hpc1", prepare: str = "true", **variables: Any) -> Job:
         directory = cluster.check(account, "mktemp", "-d", "/work/job.XXXXXX").strip()
         directories.append(directory)
-        copy = (
-            f"cp -r {project}/Makefile {project}/slurm . && ln -s {project}/tune.sif . && {prepare}"
-        )
+        copy = f"cp -r {checkout}/Makefile {checkout}/slurm . && ln -s {checkout}/tune.sif ."
+        copy += f" && {prepare}"
         cluster.check(account, "bash", "-c", f"cd {directory} && {copy}")
         variables = {"SITE": "virtual"} | variables
         words = [f"{name}={value}" for name, value in variables.items()]

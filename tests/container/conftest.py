@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from tests.cluster.conftest import HERE, cluster, project
+from tests.cluster.conftest import HERE, checkout, cluster
 
-__all__ = ["cluster", "project"]
+__all__ = ["checkout", "cluster"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,5 +15,5 @@ def _image_of_the_cluster(request: pytest.FixtureRequest) -> None:
     not to: making the cluster needs root."""
     if {"SIFTUNE_IMAGE", "SIFTUNE_ON"} & os.environ.keys() or os.geteuid() != 0:
         return
-    os.environ["SIFTUNE_IMAGE"] = f"{request.getfixturevalue('project')}/tune.sif"
+    os.environ["SIFTUNE_IMAGE"] = f"{request.getfixturevalue('checkout')}/tune.sif"
     os.environ["SIFTUNE_ON"] = f"{HERE / 'on.sh'} login hpc1"
