@@ -45,6 +45,13 @@ make_bridge() {
     local owner=
     if has_link "$BRIDGE"; then
         owner=$(<"/sys/class/net/$BRIDGE/ifalias")
+        # What a cluster that was killed whole leaves behind is in nobody's way.
+        if [[ -n $owner && $owner != "$STATE" ]] && ! RUN=$owner/run any_alive; then
+            log "taking the bridge of $owner, where nothing runs any more"
+            ip link delete "$BRIDGE"
+            make_bridge
+            return
+        fi
         [[ $owner == "$STATE" ]] ||
             die "$BRIDGE belongs to the cluster in ${owner:-no known directory}; take that one down first"
     else
