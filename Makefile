@@ -11,9 +11,9 @@ COMPILE := $(UV) pip compile -q --upgrade --python-version 3.11 --universal --ge
 	--no-emit-index-url --no-header --no-annotate
 
 # What submit.sh, status.sh and build.sh read.
-export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE DRY_RUN ARGS STUDY RESULTS
+export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE RESTARTS RESUME DRY_RUN ARGS STUDY RESULTS
 
-.PHONY: help setup tune image dist submit status cancel logs test lint bench cluster cluster-down lock clean
+.PHONY: help setup tune image dist submit grow status cancel logs test lint bench cluster cluster-down lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,9 @@ dist: ## siftune-VERSION.tar, to unpack on a cluster and submit from there
 
 submit: ## a study on a Slurm cluster: GPUS=8 [SITE=turpan TIME=2:00:00 NAME=… DRY_RUN=1 ARGS="--searcher hebo"]
 	@slurm/submit.sh
+
+grow: ## adds GPUs to a study that runs: JOB=… GPUS=2 [SITE=… TIME=…]
+	@GROW="$${JOB:-none}" slurm/submit.sh
 
 status: ## the queue and the studies: [STUDY=…]
 	@slurm/status.sh

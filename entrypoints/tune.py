@@ -46,6 +46,14 @@ def parser() -> argparse.ArgumentParser:
     budget.add_argument("--cpus-per-trial", metavar="N", help="[1]")
     budget.add_argument("--gpus-per-trial", metavar="N", help="a fraction packs; [1 if there are]")
     budget.add_argument("--concurrent", metavar="N", help="trials at once; [all that fit]")
+    budget.add_argument(
+        "--retries", metavar="N", help="of a trial that crashed, hung or ran out of memory; [2]"
+    )
+    budget.add_argument(
+        "--report-timeout",
+        metavar="TIME",
+        help="a trial silent for so long hangs; [10 times the longest epoch, at least 10m]",
+    )
     where = p.add_argument_group("where")
     where.add_argument("--name", help="of the study and its directory; [trainable and time]")
     where.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
@@ -66,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from siftune.cluster import ClusterError
     from siftune.data import DataError
     from siftune.errors import UsageError
+    from siftune.journal import JournalError, StorageError
+    from siftune.lease import StudyBusyError
 
     try:
         study, resume = flags.read_study(vars(arguments))
@@ -76,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for mistake in error.mistakes:
             print(f"tune: {mistake}", file=sys.stderr)
         return 2
-    except (DataError, ClusterError) as error:
+    except (DataError, ClusterError, StorageError, JournalError, StudyBusyError) as error:
         print(f"tune: {error}", file=sys.stderr)
         return 1
 

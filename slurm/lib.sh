@@ -1,5 +1,5 @@
 # Functions that the scripts here share. Sourced, never run.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # OPTIONS and IN_IMAGE are for the scripts that source this
 
 # Not $HOSTNAME: srun carries the batch node's along to the others.
 NODE=${SLURMD_NODENAME:-$(uname -n)}
@@ -84,6 +84,30 @@ reachable() {
     (exec 3<> "/dev/tcp/$1/$2") 2>/dev/null
 }
 
+# sbatch_options NAME PARTITION ACCOUNT NODES GPUS_PER_NODE MINUTES: sets OPTIONS, all but the script
+sbatch_options() {
+    local name=$1 partition=$2 account=$3 nodes=$4 gpus=$5 minutes=$6 warning_s
+    # Time to save and to stop Ray. Slurm may send it a minute early.
+    warning_s=$((minutes * 15 < 120 ? minutes * 15 : 120))
+    OPTIONS=(
+        --job-name="$name"
+        ${partition:+--partition="$partition"}
+        ${account:+--account="$account"}
+        --nodes="$nodes"
+        --ntasks-per-node=1
+        --cpus-per-task=$((CPUS_PER_NODE * gpus / GPUS_PER_NODE))
+        --mem=$((MEM_PER_NODE_MIB * gpus / GPUS_PER_NODE))M
+        --gres=gpu:"$gpus"
+        --time="$minutes"
+        --signal=B:USR1@"$warning_s"
+        --requeue
+        --no-kill # a lost node is not the end of the job
+        --output=slurm-%j.out
+        --open-mode=append
+        --export=NONE
+    )
+}
+
 # in_image IMAGE JOB: sets IN_IMAGE, what a command is put behind to run in the container, with the
 # job's token and without a home. An array and not a function, so that the process in the
 # background is the command itself and can be signalled.
@@ -93,6 +117,6 @@ in_image() {
     [[ -z $GPU_FLAG ]] || IN_IMAGE+=("$GPU_FLAG")
     [[ -z $BINDS ]] || IN_IMAGE+=(--bind "$BINDS")
     IN_IMAGE+=(--no-home --bind "$PWD" --bind "$(node_tmp "$NODE_TMP")" --pwd "$PWD"
-        --env "RAY_AUTH_MODE=token,RAY_AUTH_TOKEN_PATH=$job/token,SIFTUNE_JOB=$job"
+        --env "RAY_AUTH_MODE=token,RAY_AUTH_TOKEN_PATH=$job/token,SIFTUNE_JOB=$job,SIFTUNE_ORIGIN=${origin:-}"
         "$image")
 }

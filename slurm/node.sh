@@ -1,38 +1,66 @@
 #!/usr/bin/env bash
 # One node of the job's Ray cluster, the head or a worker, inside one srun task.
-#   node.sh PROJECT SITE IMAGE JOB
+#   node.sh PROJECT SITE IMAGE JOB [join]
+# join: the cluster is another job's, and all nodes of this one are workers.
 set -euo pipefail
 
 readonly WAIT_S=120   # for the head to listen
 readonly ROOM_MIB=512 # on the node's own disk
+readonly LIVES=10     # of Ray on a worker, which is started again when it ends
 
 main() {
-    local project=$1 site=$2 image=$3
+    local project=$1 site=$2 image=$3 life
     job=$4
     source "$project/slurm/lib.sh"
     load_site "$project" "$site"
     umask 077
+    role=worker me=$NODE
+    if [[ ${5:-} == join ]]; then
+        me=$NODE.$SLURM_JOB_ID # its first job may be on this node too
+    elif ((SLURM_PROCID == 0)); then
+        role='head'
+    fi
     tmp=$(node_tmp "$NODE_TMP")
     check "$image"
     tmp=$tmp/sift-$SLURM_JOB_ID
     # Ray's sockets lie below it, and a socket's path has 107 bytes.
     ((${#tmp} <= 43)) || refuse "NODE_TMP makes the path $tmp, longer than 43 characters"
-    mkdir -p "$tmp"
     patience_s=20
     trap 'stop_ray; rm -rf "$tmp"' EXIT
     # From outside, a signal goes to all processes of the step, the image's file system among them:
     # Ray cannot end well any more, and Slurm's patience is short.
     trap 'patience_s=2; exit 0' TERM
+    for ((life = 1; life <= LIVES; life++)); do
+        run_ray
+        # A head that is lost has taken the study along. A worker that was cut off, or killed, is
+        # told to end when it comes back, and is welcome again.
+        [[ $role == worker ]] || break
+        grep -q 'Ray runtime started' "$job/log/$me" || break
+        log "Ray ended on this node: it is started again"
+    done
+    refuse "Ray ended by itself; the end of its log: $(tail -n 5 "$job/log/$me")"
+}
+
+# run_ray: starts Ray and waits for its end; leaves with the job's
+run_ray() {
+    mkdir -p "$tmp"
     set -m # a process group of Ray's own
-    start_ray &> "$job/log/$NODE" &
+    start_ray &> "$job/log/$me" &
     ray_pid=$!
     set +m
     while kill -0 "$ray_pid" 2>/dev/null; do
-        [[ ! -e $job/stop ]] || exit 0
+        over && exit 0
         sleep 0.2 || true
     done
     wait "$ray_pid" || true
-    [[ -e $job/stop ]] || refuse "Ray ended by itself; the end of its log: $(tail -n 5 "$job/log/$NODE")"
+    kill -KILL -- "-$ray_pid" 2>/dev/null || true # what it left
+    over && exit 0
+    rm -rf "$tmp"
+}
+
+# over: whether the job that the cluster is of has ended
+over() {
+    [[ -e $job/stop || ! -d $job ]]
 }
 
 # check IMAGE: what makes every start fail, said in seconds
@@ -52,13 +80,13 @@ check() {
 # start_ray: becomes ray start, head or worker
 start_ray() {
     local ip port first memory_mib store_mib shm_mib
-    local -a role
+    local -a ray
     IFS=: read -r ip port < "$job/address"
-    if ((SLURM_PROCID == 0)); then
-        role=(--head --port="$port" --include-dashboard=false)
+    if [[ $role == head ]]; then
+        ray=(--head --port="$port" --include-dashboard=false)
     else
         wait_for_head "$ip" "$port"
-        role=(--address="$ip:$port")
+        ray=(--address="$ip:$port")
         ip=$(address "$INTERFACE")
     fi
     first=$(free_ports 206 $((SLURM_JOB_ID + 7)))
@@ -67,7 +95,7 @@ start_ray() {
     # Trials exchange little through Ray: a tenth of the memory, at most 2 GiB, half of /dev/shm.
     store_mib=$(printf '%s\n' $((memory_mib / 10)) 2048 $((shm_mib / 2)) | sort -n | head -n 1)
     # What trials write to a temporary directory goes with the job.
-    exec "${IN_IMAGE[@]}" env TMPDIR="$tmp" ray start "${role[@]}" --block --disable-usage-stats \
+    exec "${IN_IMAGE[@]}" env TMPDIR="$tmp" ray start "${ray[@]}" --block --disable-usage-stats \
         --node-ip-address="$ip" --temp-dir="$tmp" \
         --node-manager-port="$first" --object-manager-port=$((first + 1)) \
         --dashboard-agent-listen-port=$((first + 2)) --dashboard-agent-grpc-port=$((first + 3)) \
@@ -87,12 +115,13 @@ gpus_here() {
 wait_for_head() {
     local deadline=$((SECONDS + WAIT_S))
     until reachable "$1" "$2"; do
-        [[ ! -e $job/stop ]] || exit 0
+        ! over || exit 0
         ((SECONDS < deadline)) || die "the head at $1:$2 did not answer in $WAIT_S s"
         sleep 0.2
     done
 }
 
+# shellcheck disable=SC2317 # called by the trap
 stop_ray() {
     local deadline=$((SECONDS + patience_s))
     [[ -n ${ray_pid:-} ]] || return 0
@@ -105,7 +134,7 @@ stop_ray() {
 
 # refuse MESSAGE: says why this node cannot take part, to the log and to the study that waits for it
 refuse() {
-    printf '%s\n' "$1" > "$job/failed/$NODE"
+    printf '%s\n' "$1" > "$job/failed/$me"
     die "$1"
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Site and GPUs → sbatch. Reads variables of the environment, as `make submit` sets them:
-# GPUS SITE TIME NAME ARGS PARTITION ACCOUNT IMAGE DRY_RUN
+# GPUS SITE TIME NAME ARGS PARTITION ACCOUNT IMAGE RESTARTS RESUME DRY_RUN; GROW is a job to add to.
 set -euo pipefail
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -9,7 +9,7 @@ source "$PROJECT/slurm/lib.sh"
 
 main() {
     local site=${SITE:-generic} gpus=${GPUS:-} found image partition nodes per_node minutes
-    local given_image=${IMAGE:-} given_account=${ACCOUNT:-}
+    local given_image=${IMAGE:-} given_account=${ACCOUNT:-} restarts=${RESTARTS:-20}
     load_site "$PROJECT" "$site"
     # Assigned first: a die() inside of read < <(…) would go unheard.
     found=$(nodes_for "$gpus")
@@ -19,33 +19,39 @@ main() {
     minutes=$(time_within "$minutes" "$partition")
     image=${given_image:-$IMAGE}
     [[ -n ${DRY_RUN:-} || -r $image ]] || die "there is no image $image: build it with make image, or give IMAGE=PATH" 2
-    [[ ${NAME:-siftune} =~ ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$ ]] ||
-        die "NAME must be letters, digits, '.', '_' and '-', got '$NAME'" 2
+    check_name NAME "${NAME:-siftune}"
+    check_name RESUME "${RESUME:-siftune}"
+    [[ -z ${RESUME:-} || -z ${NAME:-} ]] || die "RESUME=$RESUME goes on with that study: leave out NAME=$NAME" 2
+    [[ $restarts =~ ^[0-9]{1,4}$ ]] || die "RESTARTS must be a whole number, got '$restarts'" 2
 
+    local name=${NAME:-${RESUME:-siftune}}
     local -a words=() command
     # xargs takes quotes apart as a shell does, and evaluates nothing.
     [[ -z ${ARGS:-} ]] || mapfile -d '' -t words < <(xargs printf '%s\0' <<< "$ARGS")
     [[ -z ${NAME:-} ]] || words+=(--name "$NAME")
-    command=(sbatch
-        --job-name="${NAME:-siftune}"
-        ${partition:+--partition="$partition"}
-        ${given_account:+--account="$given_account"}
-        --nodes="$nodes"
-        --ntasks-per-node=1
-        --cpus-per-task=$((CPUS_PER_NODE * per_node / GPUS_PER_NODE))
-        --mem=$((MEM_PER_NODE_MIB * per_node / GPUS_PER_NODE))M
-        --gres=gpu:"$per_node"
-        --time="$minutes"
-        --output=slurm-%j.out
-        --export=NONE
-        "$PROJECT/slurm/tune.sbatch" "$PROJECT" "$site" "$image" "${words[@]}")
+    [[ -z ${RESUME:-} ]] || words+=(--resume "$RESUME")
+    words=("$PROJECT/slurm/tune.sbatch" "$PROJECT" "$site" "$image" "$restarts" - "${words[@]}")
+    if [[ -n ${GROW:-} ]]; then
+        [[ $GROW =~ ^[0-9]+$ && -d $PWD/.siftune/$GROW ]] ||
+            die "JOB must be a job that runs and was submitted from this directory, got '$GROW'; make status shows them" 2
+        name=grow-$GROW
+        words=("$PROJECT/slurm/grow.sbatch" "$PROJECT" "$site" "$image" "$PWD/.siftune/$GROW")
+    fi
+    sbatch_options "$name" "$partition" "${given_account:-$ACCOUNT}" "$nodes" "$per_node" "$minutes"
+    command=(sbatch "${OPTIONS[@]}" "${words[@]}")
     if [[ -n ${DRY_RUN:-} ]]; then
         printf '%q ' "${command[@]}"
         printf '\n\n'
-        cat "$PROJECT/slurm/tune.sbatch"
+        cat "$PROJECT/slurm/$([[ -n ${GROW:-} ]] && echo grow || echo tune).sbatch"
         return
     fi
     "${command[@]}"
+}
+
+# check_name VARIABLE VALUE: as a study may be called
+check_name() {
+    [[ $2 =~ ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$ ]] ||
+        die "$1 must be letters, digits, '.', '_' and '-', at most 64 of them, got '$2'" 2
 }
 
 # nodes_for GPUS: number of nodes, and of GPUs on each

@@ -36,14 +36,27 @@ class Node:
 
 def nodes() -> list[Node]:
     """What trials may use: the nodes of the Slurm job whose cluster this is, else this machine."""
-    if _job() is None:
+    if _directory() is None:
         return [Node(cpus=len(os.sched_getaffinity(0)), gpus=_gpus())]
     cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ["SLURM_CPUS_ON_NODE"]
     gpus = os.environ.get("SLURM_GPUS_ON_NODE", "0")
     return [Node(cpus=int(cpus), gpus=int(gpus))] * int(os.environ["SLURM_JOB_NUM_NODES"])
 
 
-def _job() -> Path | None:
+def nodes_now() -> list[Node]:
+    """What trials may use at this moment: nodes are lost, and others join. Ray is connected."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(cpus=has.get("CPU", 0), gpus=has.get("GPU", 0)) for has in alive]
+
+
+def job() -> str | None:
+    """The Slurm job that this is a part of: of several that follow each other the first."""
+    return os.environ.get("SIFTUNE_ORIGIN") or None
+
+
+def _directory() -> Path | None:
     """The directory that slurm/tune.sbatch made for its job: address, token, logs."""
     found = os.environ.get("SIFTUNE_JOB")
     return Path(found) if found else None
@@ -86,10 +99,10 @@ def connect() -> Iterator[None]:
 
     if ray.is_initialized():
         yield
-    elif job := _job():
-        _set_environment(job / "token")
+    elif directory := _directory():
+        _set_environment(directory / "token")
         try:
-            _join(job)
+            _join(directory)
             yield
         finally:
             ray.shutdown()
@@ -127,20 +140,20 @@ def _start(directory: Path, node: Node) -> None:
     )
 
 
-def _join(job: Path) -> None:
+def _join(directory: Path) -> None:
     """Connects to the job's Ray and waits until every node of the job is part of it."""
     import ray
 
-    address = (job / "address").read_text().strip()
-    expected = set((job / "nodes").read_text().split())
+    address = (directory / "address").read_text().strip()
+    expected = set((directory / "nodes").read_text().split())
     deadline = time.monotonic() + _JOIN_S
 
     def check() -> None:
-        if refused := sorted((job / "failed").iterdir()):
+        if refused := sorted((directory / "failed").iterdir()):
             raise ClusterError("; ".join(f"{f.name}: {f.read_text().strip()}" for f in refused))
         if time.monotonic() > deadline:
             missing = sorted(expected - _alive()) if ray.is_initialized() else ["the head"]
-            logs = [log for log in sorted((job / "log").iterdir()) if log.name in missing]
+            logs = [log for log in sorted((directory / "log").iterdir()) if log.name in missing]
             tails = [f"{log.name}: {' '.join(log.read_text().split()[-60:])}" for log in logs]
             raise ClusterError(
                 f"after {_JOIN_S:.0f} s the job's Ray lacks {', '.join(missing)}; "
@@ -154,6 +167,7 @@ def _join(job: Path) -> None:
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     while not expected <= _alive():
         check()
+    (directory / "joined").touch()  # from here on a loss is the cluster's
 
 
 def _listens(host: str, port: int) -> bool:

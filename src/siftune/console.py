@@ -53,7 +53,8 @@ class Lines:
             return f"epoch {event['epoch']} {metrics} (best {self._metric} {so_far})"
         if event["event"] == "restart":
             donor = f", as a clone of {event['donor']}" if "donor" in event else ""
-            return f"goes on after epoch {event['epoch']}{donor}"
+            error = f": {event['error'].splitlines()[-1]}" if "error" in event else ""
+            return f"goes on after epoch {event['epoch']}{donor}{error}"
         error = f": {trial.error.splitlines()[-1]}" if trial.error else ""
         done = sum(t.state != "running" for t in progress.trials.values())
         return f"{event['state']} ({done} of {progress.study.trials}){error}"

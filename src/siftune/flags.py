@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from siftune import launch, study, trainables
+from siftune import cluster, launch, study, trainables
 from siftune.errors import UsageError
 from siftune.space import Config
 from siftune.study import PRESETS, Study
@@ -20,7 +20,8 @@ _OPTIONS = {
     "scheduler_arg": "scheduler_options",
 }
 _TEXTS = ("trainable", "metric", "mode", "searcher", "scheduler", "name")
-_NUMBERS = ("seed", "trials", "cpus_per_trial", "gpus_per_trial", "concurrent")
+_NUMBERS = ("seed", "trials", "cpus_per_trial", "gpus_per_trial", "concurrent", "retries")
+_TIMES = ("time_limit", "report_timeout")
 
 
 def read_study(flags: Mapping[str, Any]) -> tuple[Study, bool]:
@@ -56,7 +57,7 @@ def read_study(flags: Mapping[str, Any]) -> tuple[Study, bool]:
     if flags["space"]:
         layer["space"] = attempt(read_space, flags["space"])
     try:
-        found = study.read([base, layer], settings)
+        found = study.read([base, layer], settings, mark=cluster.job())
     except UsageError as error:
         raise UsageError([*mistakes, *error.mistakes]) from None
     if mistakes:
@@ -69,7 +70,7 @@ def read_trial(flags: Mapping[str, Any], *, data: Path) -> tuple[Trainable, Conf
 
     Raises UsageError with every mistake.
     """
-    absent = dict.fromkeys((*_TEXTS, *_NUMBERS, *_OPTIONS, "time_limit", "config", "resume"))
+    absent = dict.fromkeys((*_TEXTS, *_NUMBERS, *_TIMES, *_OPTIONS, "config", "resume"))
     found, _ = read_study(absent | dict(flags))
     trainable = Trainable(
         name=found.trainable, data=data, seed=found.seed, options=found.trainable_options
@@ -94,7 +95,7 @@ def read_space(text: str) -> dict[str, Any]:
     raise UsageError(f"--space must be FILE.py:NAME or FILE.yaml, got {text!r}")
 
 
-def read_time(text: str) -> float:
+def read_time(flag: str, text: str) -> float:
     """Seconds of `90s`, `30m`, `4h` or Slurm's `3:30:00`. Raises UsageError."""
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text):
         return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
@@ -103,7 +104,7 @@ def read_time(text: str) -> float:
         for part in text.split(":"):
             seconds = seconds * 60 + int(part)
         return float(seconds)
-    raise UsageError(f"--time-limit must be as 90s, 30m, 4h or 3:30:00, got {text!r}")
+    raise UsageError(f"{flag} must be as 90s, 30m, 4h or 3:30:00, got {text!r}")
 
 
 def _layer(flags: Mapping[str, Any], mistakes: list[str]) -> dict[str, Any]:
@@ -113,11 +114,12 @@ def _layer(flags: Mapping[str, Any], mistakes: list[str]) -> dict[str, Any]:
     for flag, name in _OPTIONS.items():
         if flags[flag]:
             layer[name] = _assignments("--" + flag.replace("_", "-"), flags[flag], mistakes)
-    if flags["time_limit"] is not None:
-        try:
-            layer["time_limit_s"] = read_time(flags["time_limit"])
-        except UsageError as error:
-            mistakes += error.mistakes
+    for name in _TIMES:
+        if flags[name] is not None:
+            try:
+                layer[f"{name}_s"] = read_time(f"--{name.replace('_', '-')}", flags[name])
+            except UsageError as error:
+                mistakes += error.mistakes
     return layer
 
 

@@ -5,10 +5,16 @@ is one event of one trial:
 
     start    config                            the trial has begun
     epoch    epoch, metrics, seconds           one epoch is trained; node, gpu, checkpoint if known
-    restart  epoch; donor and config for PBT   it goes on from the checkpoint of that epoch
+    restart  epoch, cause, error if any;       it goes on from the checkpoint of that epoch
+             donor and config for PBT
     end      state, error if any               completed, pruned or failed
+
+No file locks are used, which NFS and Lustre may lack or keep to one node: one process writes, and
+driver.json says which.
 """
 
+import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -21,6 +27,8 @@ from siftune.space import Config
 Event = dict[str, Any]
 
 STATES = ("completed", "pruned", "failed")
+# Causes of a restart that are the trial's own: it is tried again so often and no more.
+TRIED_AGAIN = ("crash", "hang", "memory")
 
 
 @dataclass(slots=True)
@@ -34,6 +42,7 @@ class Trial:
     checkpoints: dict[int, str] = field(default_factory=dict)  # path in the study directory
     seconds: float = 0.0  # inside the trainable
     restarts: int = 0
+    retries: int = 0  # those that it caused itself
     error: str | None = None
     node: str | None = None
     gpu: str | None = None
@@ -58,29 +67,65 @@ def fold(trials: dict[str, Trial], event: Event) -> Trial:
             trial.checkpoints[event["epoch"]] = event["checkpoint"]
     elif kind == "restart":
         trial.restarts += "donor" not in event
+        trial.retries += event.get("cause") in TRIED_AGAIN
         trial.config = event.get("config", trial.config)
+        if event.get("cause") == "checkpoint":  # those after it are not to be trusted
+            trial.checkpoints = {e: p for e, p in trial.checkpoints.items() if e <= event["epoch"]}
     elif kind == "end":
         trial.state, trial.error = event["state"], event.get("error")
     return trial
 
 
+class StorageError(OSError):
+    """The study directory cannot be written. What was written before is whole."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(error.errno, error.strerror, str(path))
+
+    def __str__(self) -> str:
+        path = Path(self.filename)
+        cure = {
+            errno.ENOSPC: "make room there",
+            errno.EDQUOT: "your quota there is used up: make room",
+        }.get(self.errno or 0, "see to it that it can be written")
+        return f"cannot write {path}: {self.strerror}; {cure}, then --resume {path.parent.name}"
+
+
 class Journal:
-    """The study directory as it is written. One process writes it."""
+    """The study directory as it is written. One process writes it.
+
+    Every writing method raises StorageError where the file system refuses.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        # Unbuffered and O_APPEND: a line is one write, whole in the file or absent.
-        self._file = (directory / "trials.jsonl").open("ab", buffering=0)
-
-    @classmethod
-    def create(cls, directory: Path) -> "Journal":
-        """A new study directory. Raises FileExistsError if there is one."""
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        directory.mkdir()
-        return cls(directory)
+        self._path = directory / "trials.jsonl"
+        try:
+            # Unbuffered: a line is one write, whole in the file or absent.
+            self._file = self._path.open("ab", buffering=0)
+        except OSError as error:
+            raise StorageError(self._path, error) from None
 
     def append(self, event: Event) -> None:
-        self._file.write((json.dumps(event) + "\n").encode())
+        """Writes one line, whole: what a kill of this process cannot take away any more."""
+        line = (json.dumps(event) + "\n").encode()
+        whole = os.fstat(self._file.fileno()).st_size
+        try:
+            written = self._file.write(line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            # A part of a line must not stand before the next one.
+            with contextlib.suppress(OSError):
+                self._file.truncate(whole)
+            raise StorageError(self._path, error) from None
+
+    def sync(self) -> None:
+        """Puts the lines on the disk: what a power cut cannot take away any more."""
+        try:
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            raise StorageError(self._path, error) from None
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes NAME as JSON, replacing the old one in one step."""
@@ -88,37 +133,64 @@ class Journal:
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file so that a reader sees the old one or the new one, never a part."""
-        temporary = self.directory / f".{name}.{os.getpid()}"
-        temporary.write_text(text)
-        temporary.replace(self.directory / name)
+        target, temporary = self.directory / name, self.directory / f".{name}.{os.getpid()}"
+        try:
+            with temporary.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut may leave the name without the content
+            temporary.replace(target)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise StorageError(target, error) from None
 
     def close(self) -> None:
         self._file.close()
 
 
 def events(directory: Path) -> Iterator[Event]:
-    """The events of a study directory, in their order.
+    """The events of a study directory, in their order, up to a last line that was cut short.
 
-    A last line cut short by a kill is cut off the file's reading; whatever it said did not happen.
+    Raises JournalError if a line before the last is no event.
     """
     path = directory / "trials.jsonl"
-    if not path.exists():
-        return
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n"):
-            return
-        yield json.loads(line)
+    content = path.read_bytes() if path.exists() else b""
+    for number, line in enumerate(content[: _whole(content)].splitlines(), start=1):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            raise JournalError(f"{path}, line {number}, is no event: mend it by hand") from None
+
+
+class JournalError(ValueError):
+    """trials.jsonl was damaged by something else than a kill or a power cut."""
 
 
 def mend(directory: Path) -> bool:
-    """Cuts a torn last line off trials.jsonl before it is appended to. True if there was one."""
+    """Cuts a torn last line off trials.jsonl before it is appended to. True if there was one.
+
+    Whatever it said did not happen.
+    """
     path = directory / "trials.jsonl"
     content = path.read_bytes() if path.exists() else b""
-    whole = content.rfind(b"\n") + 1
+    whole = _whole(content)
     if whole == len(content):
         return False
     os.truncate(path, whole)
     return True
+
+
+def _whole(content: bytes) -> int:
+    """Bytes up to the end of the last whole line. After a power cut a file's end may be zeros."""
+    end = len(content)
+    while end:
+        begin = content.rfind(b"\n", 0, end - 1) + 1
+        line = content[begin:end]
+        if line.endswith(b"}\n") and b"\0" not in line:
+            break
+        end = begin
+    return end
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from siftune import cluster, console, journal
+from siftune import cluster, console, journal, lease
 from siftune.errors import UsageError
-from siftune.journal import Journal
+from siftune.journal import Journal, StorageError
+from siftune.lease import Lease
 from siftune.progress import Progress
 from siftune.study import Study, read, read_yaml, resolve
 from siftune.trainables import Trainable
@@ -32,8 +33,14 @@ def launch(
     """Runs a study, new or interrupted, and returns the exit status.
 
     Raises UsageError, with all mistakes, before anything is started or written; DataError if the
-    data set cannot be had.
+    data set cannot be had; StudyBusyError if another driver runs it; StorageError if the study
+    directory cannot be written (any more).
     """
+    directory = results.absolute() / study.name
+    same = lease.read(directory).get("job") == cluster.job() is not None
+    if same and not resume and _begun(directory):
+        # This Slurm job again, requeued, with the flags that it was submitted with.
+        study, resume = resumed(directory, {}), True
     nodes = cluster.nodes()
     trainable = Trainable(
         name=study.trainable,
@@ -41,7 +48,6 @@ def launch(
         seed=study.seed,
         options=study.trainable_options,
     )
-    directory = results.absolute() / study.name
     mistakes = trainable.mistakes() + _place_mistakes(study, nodes[0])
     mistakes += [] if resume else _directory_mistakes(directory)
     said: list[str] = []
@@ -56,9 +62,31 @@ def launch(
         raise UsageError(mistakes)
     trainable.prepare()
 
-    log = Journal(directory) if resume else Journal.create(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    driver = Lease(directory, job=cluster.job())
+    try:
+        if not resume and (mistakes := _directory_mistakes(directory)):
+            raise UsageError(mistakes)  # another was quicker
+        return _run(study, nodes, trainable, directory, driver, said=said, slots=slots)
+    finally:
+        driver.end()
+
+
+def _run(
+    study: Study,
+    nodes: list[cluster.Node],
+    trainable: Trainable,
+    directory: Path,
+    driver: Lease,
+    *,
+    said: list[str],
+    slots: int,
+) -> int:
+    if journal.mend(directory):
+        said.append("trials.jsonl: its last line was cut short; that event has not happened")
+    log = Journal(directory)
     log.write_text("study.yaml", study.to_yaml())
-    with console.view(study) as view, _interrupts() as interrupted:
+    with console.view(study) as view:
         progress = Progress(
             study,
             study.build_searcher(),
@@ -72,13 +100,21 @@ def launch(
             view.say(sentence)
         view.say(f"study {study.name}: {_describe(study)}, {slots} at once, in {directory}")
         if not progress.done:
-            clock = _Clock(progress, log, time_limit_s=study.time_limit_s, interrupted=interrupted)
-            with cluster.connect():
+            with cluster.connect(), _signals() as received:
                 from siftune import tuner
 
-                clock.began()
-                tuner.run(study, trainable, progress, directory, stop=clock.stop)
+                clock = _Clock(progress, log, driver, received)
+                try:
+                    stopped_by = tuner.run(study, trainable, progress, directory, stop=clock.stop)
+                except StorageError:
+                    raise
+                except OSError as error:  # what Ray writes into the study directory
+                    raise StorageError(Path(error.filename or directory / "ray"), error) from error
             clock.write_summary()
+            if stopped_by:
+                print(f"the study stops: {stopped_by}", file=sys.stderr)
+                print(f"see to that, then --resume {study.name}", file=sys.stderr)
+                return FAILED
     log.close()
     return _conclude(progress, directory)
 
@@ -90,14 +126,13 @@ def resumed(directory: Path, changes: dict[str, Any]) -> Study:
     """
     if not (directory / "study.yaml").is_file():
         raise UsageError(f"there is no study to resume in {directory}")
-    open_to_change = ("trials", "time_limit_s", "concurrent", "cpus_per_trial", "gpus_per_trial")
+    open_to_change = ["trials", "time_limit_s", "concurrent", "cpus_per_trial", "gpus_per_trial"]
+    open_to_change += ["retries", "report_timeout_s"]
     if fixed := [name for name in changes if name not in open_to_change]:
         raise UsageError(
             f"--resume goes on with the study as it is and cannot change {', '.join(fixed)}; "
             f"it can change: {', '.join(open_to_change)}"
         )
-    if journal.mend(directory):
-        print("trials.jsonl: its last line was cut short; that event is taken not to have happened")
     return read([read_yaml(directory / "study.yaml"), changes], {})
 
 
@@ -124,8 +159,14 @@ def _place_mistakes(study: Study, node: cluster.Node) -> list[str]:
     return mistakes
 
 
+def _begun(directory: Path) -> bool:
+    """Whether it holds a study, or is somebody's. One that was killed before its first line does
+    not."""
+    return directory.exists() and [path.name for path in directory.iterdir()] != ["driver.json"]
+
+
 def _directory_mistakes(directory: Path) -> list[str]:
-    if directory.exists():
+    if _begun(directory):
         return [
             f"the study {directory.name!r} exists in {directory.parent} and is not overwritten: "
             f"give another --name, or go on with it: --resume {directory.name}"
@@ -159,20 +200,25 @@ def _describe(study: Study) -> str:
 
 
 @contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Ctrl-C once: the list it yields is filled, for the study to save and stop; twice: at once."""
+def _signals() -> Iterator[list[int]]:
+    """Ctrl-C or SIGTERM: the list it yields is filled, for the study to save and stop; Ctrl-C
+    twice: it stops at once. Entered after Ray, which has a handler of its own."""
     received: list[int] = []
 
-    def once(number: int, frame: FrameType | None) -> None:
+    def take(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        signal.signal(number, signal.default_int_handler)
-        print("stopping after this moment's reports; Ctrl-C again stops at once", file=sys.stderr)
+        again = ""
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+            again = "; Ctrl-C again stops at once"
+        print(f"stopping after this moment's reports{again}", file=sys.stderr, flush=True)
 
-    before = signal.signal(signal.SIGINT, once)
+    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # ── While it runs ───────────────────────────────────────────────────────────────────────────────
@@ -196,47 +242,57 @@ def _best_writer(log: Journal) -> Any:
 
 
 class _Clock:
-    """Time of the run: when it is to stop, and summary.json."""
+    """What is to be done from time to time while trials run: when the study is to stop, how many
+    slots there are, and summary.json."""
 
     def __init__(
-        self,
-        progress: Progress,
-        log: Journal,
-        *,
-        time_limit_s: float | None,
-        interrupted: list[int],
+        self, progress: Progress, log: Journal, driver: Lease, received: list[int]
     ) -> None:
         self._progress = progress
         self._log = log
-        self._limit_s = time_limit_s
-        self._interrupted = interrupted
-        self._start = time.monotonic()
-        self._written = self._start
+        self._driver = driver
+        self._received = received
+        self._start = self._written = self._counted = time.monotonic()
+        self._slot_s = 0.0
         self._before = journal.read_json(log.directory / "summary.json")
-
-    def began(self) -> None:
-        self._start = time.monotonic()
 
     def stop(self) -> bool:
         now = time.monotonic()
         if now - self._written > 5:
             self._written = now
+            self._log.sync()
+            self._count_slots()
             self.write_summary()
-        over = self._limit_s is not None and now - self._start > self._limit_s
-        return over or bool(self._interrupted)
+            if self._driver.lost:
+                raise lease.StudyBusyError(
+                    f"another driver has taken over the study {self._log.directory.name}"
+                )
+        limit_s = self._progress.study.time_limit_s
+        return bool(self._received) or (limit_s is not None and now - self._start > limit_s)
+
+    def _count_slots(self) -> None:
+        """Nodes may be lost, or be added by another job."""
+        now, study = time.monotonic(), self._progress.study
+        self._slot_s += (now - self._counted) * self._progress.slots
+        self._counted = now
+        slots = min(_slots(study, cluster.nodes_now()), study.concurrent or sys.maxsize)
+        self._progress.slots = max(1, slots)
 
     def write_summary(self) -> None:
         progress = self._progress
         trials = progress.trials.values()
-        wall_s = time.monotonic() - self._start + self._before.get("wall_s", 0.0)
+        now = time.monotonic()
+        wall_s = now - self._start + self._before.get("wall_s", 0.0)
         trial_s = sum(trial.seconds for trial in trials)
         ended = sum(trial.state != "running" for trial in trials)
-        slot_s = wall_s * progress.slots
+        slot_s = self._slot_s + (now - self._counted) * progress.slots
+        slot_s += self._before.get("slot_s", 0.0)
         content = {
             "trials": progress.by_state(),
             "wall_s": wall_s,
             "trial_s": trial_s,
             "slots": progress.slots,
+            "slot_s": slot_s,
             "busy_fraction": trial_s / slot_s,
             "overhead_s_per_trial": max(0.0, slot_s - trial_s) / max(1, ended),
             "suggest_s": progress.suggest_s + self._before.get("suggest_s", 0.0),

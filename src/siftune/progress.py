@@ -145,10 +145,21 @@ class Progress:
         return decision
 
     def restart(
-        self, trial: str, epoch: int, *, donor: str | None = None, config: Config | None = None
+        self,
+        trial: str,
+        epoch: int,
+        *,
+        cause: str = "interrupted",
+        error: str | None = None,
+        donor: str | None = None,
+        config: Config | None = None,
     ) -> None:
-        """The trial goes on after this epoch: after an interruption, or as a clone."""
+        """The trial goes on after this epoch: after an interruption of the study, after a failure
+        of its own, or as a clone."""
         event: Event = {"event": "restart", "trial": trial, "epoch": epoch}
+        event["cause"] = cause if donor is None else "cloned"
+        if error is not None:
+            event["error"] = error
         if donor is not None:
             event |= {"donor": donor, "config": config}
         self._record(event)

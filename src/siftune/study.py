@@ -55,6 +55,8 @@ class Study:
     gpus_per_trial: float | None = None  # None: 1 where there are GPUs, else 0
     concurrent: int | None = None  # None: as many as the resources allow
     time_limit_s: float | None = None
+    retries: int = 2  # of a trial whose process ended, hung or ran out of memory
+    report_timeout_s: float | None = None  # None: ten times the longest epoch, at least 10 min
 
     def sign(self) -> int:
         """What turns the metric into a score, which is always minimised."""
@@ -115,8 +117,12 @@ _BELONGINGS = {
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def read(layers: list[Mapping[str, Any]], settings: Mapping[str, Any]) -> Study:
+def read(
+    layers: list[Mapping[str, Any]], settings: Mapping[str, Any], *, mark: str | None = None
+) -> Study:
     """The study of preset, file and flags (`layers`, the later over the earlier) and of `--set`.
+
+    `mark` is what the name ends in where none is given: the time, if it is None.
 
     A layer's `space` is what `Space.read` takes; without one it is the trainable's own. Raises
     UsageError with every mistake.
@@ -134,7 +140,9 @@ def read(layers: list[Mapping[str, Any]], settings: Mapping[str, Any]) -> Study:
     except UsageError as error:
         mistakes += error.mistakes
     if space is not None and not mistakes:
-        study = Study(**(values | {"space": space, "name": values.get("name") or _name(values)}))
+        study = Study(
+            **(values | {"space": space, "name": values.get("name") or _name(values, mark)})
+        )
         mistakes += _pair_mistakes(study)
     if mistakes or space is None:
         raise UsageError(mistakes)
@@ -194,9 +202,9 @@ def _space(values: Mapping[str, Any]) -> Space:
     return Space.read(trainables.default_space(str(values.get("trainable"))))
 
 
-def _name(values: Mapping[str, Any]) -> str:
+def _name(values: Mapping[str, Any], mark: str | None) -> str:
     stem = Path(str(values["trainable"]).partition(":")[0]).stem
-    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return f"{stem}-{mark or time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _value_mistakes(values: Mapping[str, Any]) -> list[str]:
@@ -217,6 +225,7 @@ def _value_mistakes(values: Mapping[str, Any]) -> list[str]:
         return [wrong(name, f"a whole number, at least {least}")]
 
     mistakes = [*whole("trials", 1), *whole("concurrent", 1), *whole("seed", 0)]
+    mistakes += whole("retries", 0)
     if values.get("mode", "min") not in ("min", "max"):
         mistakes.append(wrong("mode", "min or max"))
     if not isinstance(values.get("metric", ""), str):
@@ -226,10 +235,11 @@ def _value_mistakes(values: Mapping[str, Any]) -> list[str]:
     gpus = number("gpus_per_trial")
     if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
         mistakes.append(wrong("gpus_per_trial", "0, a fraction of one GPU, or a whole number"))
-    if (limit := number("time_limit_s")) is not None and limit <= 0:
-        mistakes.append(wrong("time_limit_s", "above 0"))
-    name = values.get("name")
-    if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
+    for name in ("time_limit_s", "report_timeout_s"):
+        if (limit := number(name)) is not None and limit <= 0:
+            mistakes.append(wrong(name, "above 0"))
+    given = values.get("name")
+    if given is not None and not (isinstance(given, str) and _NAME.fullmatch(given)):
         mistakes.append(wrong("name", "letters, digits, '.', '_' and '-', at most 64 of them"))
     if not values.get("trainable"):
         mistakes.append("--trainable is missing: give mnist, or FILE.py:FUNC")

@@ -3,14 +3,18 @@
 Ray Tune places, runs, checkpoints and reuses processes. It is told what to run by three small
 adapters of its extension points (SearchAlgorithm, TrialScheduler, Callback) around one Progress,
 which decides; none of Ray's own state outlives the process. An interrupted study starts a fresh
-Ray Tune run with the trials that were under way, each from its last checkpoint.
+Ray Tune run with the trials that were under way, each from its last checkpoint; a trial that is
+tried again takes the same path, as a new trial of Ray's under the old name.
 """
 
 import contextlib
 import copy
 import functools
+import math
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +32,9 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 from ray.tune.trainable.function_trainable import FunctionTrainable, wrap_function
 
-from siftune.journal import Trial
+from siftune import failures, memory
+from siftune.failures import Cause
+from siftune.journal import TRIED_AGAIN, Trial
 from siftune.progress import Progress
 from siftune.schedulers.base import Clone, Decision, Resume, Stop
 from siftune.study import Study
@@ -48,12 +54,14 @@ def run(
     directory: Path,
     *,
     stop: Callable[[], bool],
-) -> None:
+) -> str | None:
     """Runs the study's trials until all are done or `stop()` is true. Ray must be connected.
 
-    `directory` is the study directory; `progress` may have replayed an interrupted study.
+    `directory` is the study directory; `progress` may have replayed an interrupted study. The
+    answer is why it could not go on, if that is so: nothing can be saved any more.
     """
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(progress.slots)
+    # Slots may be added while it runs: _Link.free() bounds what is started, not Ray.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
     link = _Link(study, progress, directory)
     (directory / "checkpoints").mkdir(exist_ok=True)
     # tune.run, not Tuner: the latter pickles searcher, scheduler and callbacks to disk.
@@ -64,7 +72,7 @@ def run(
         search_alg=_Proposals(link),
         scheduler=_Decisions(link),
         callbacks=[_Endings(link)],
-        stop=_Stop(stop),
+        stop=_Stop(link, stop),
         checkpoint_config=tune.CheckpointConfig(
             num_to_keep=1,  # the best; Ray keeps the latest besides
             checkpoint_score_attribute=study.metric,
@@ -74,6 +82,7 @@ def run(
         raise_on_failed_trial=False,
         verbose=0,
     )
+    return link.stopped_by
 
 
 def _ray_trainable(trainable: Trainable) -> type[FunctionTrainable]:
@@ -89,6 +98,14 @@ def _ray_trainable(trainable: Trainable) -> type[FunctionTrainable]:
                 metrics = {k: _plain(v) for k, v in result.items() if k not in _RAY_METRICS}
                 result[_REPORT] = _Report(metrics, *_whereabouts())
             return result
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            # Raised and not answered with False, upon which Ray Tune loses the trial.
+            memory.check()
+            reset: bool = super().reset_config(new_config)
+            if not reset:
+                raise failures.Unfit("the trial before it does not end")
+            return reset
 
     return Reporting
 
@@ -127,10 +144,16 @@ class _Link:
     study: Study
     progress: Progress
     directory: Path
-    ray_trials: dict[str, RayTrial] = field(default_factory=dict)
+    ray_trials: dict[str, "_RayTrial"] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)  # last epoch of each trial in this run
     epoch_of: dict[str, int] = field(default_factory=dict)  # checkpoint directory → its epoch
     occupied: set[str] = field(default_factory=set)  # trials that hold a slot or wait for one
+    again: list[tuple[str, Cause | None]] = field(default_factory=list)  # to be started once more
+    heard: dict[str, float] = field(default_factory=dict)  # last sign of life of running trials
+    hung: set[str] = field(default_factory=set)  # killed since nothing was heard of them
+    restored: dict[str, int] = field(default_factory=dict)  # epoch that a trial went on from
+    longest_s: float = 0.0  # epoch of the study so far
+    stopped_by: str | None = None
 
     def resources(self) -> dict[str, float]:
         """What Ray is to set aside for a trial."""
@@ -139,6 +162,18 @@ class _Link:
 
     def free(self) -> bool:
         return len(self.occupied) < self.progress.slots
+
+    def patience_s(self) -> float:
+        """How long a running trial may be silent."""
+        if self.study.report_timeout_s is not None:
+            return self.study.report_timeout_s
+        # Configs differ in how long they take, but seldom tenfold.
+        return max(_LEAST_PATIENCE_S, 10 * self.longest_s) if self.longest_s else math.inf
+
+    def release(self, name: str) -> None:
+        """The trial neither holds a slot nor waits for one."""
+        self.occupied.discard(name)
+        self.heard.pop(name, None)
 
     def checkpoint(self, trial: Trial, *, until: int | None = None) -> tuple[int, Path] | None:
         """Epoch and directory of the trial's latest checkpoint that is still there.
@@ -150,6 +185,24 @@ class _Link:
             if (until is None or epoch <= until) and path.is_dir():
                 return epoch, path
         return None
+
+
+_LEAST_PATIENCE_S = 600.0
+
+
+class _RayTrial(RayTrial):
+    """Ray's trial of one attempt. It remembers what it failed of."""
+
+    failure: Exception | None = None
+
+    def handle_error(self, exc: Any = None) -> None:
+        self.failure = exc
+        super().handle_error(exc)
+
+
+def _name(trial: RayTrial) -> str:
+    """Which trial this is an attempt of."""
+    return trial.trial_id.partition("-")[0]
 
 
 class _Unsaved:
@@ -165,10 +218,11 @@ class _Proposals(_Unsaved, SearchAlgorithm):
     def __init__(self, link: _Link) -> None:
         self._link = link
         self._experiment: Any = None
+        self._made = 0
         progress = link.progress
         for name in progress.overdue():
             progress.end(name, "pruned")
-        self._interrupted = progress.unfinished()
+        link.again = [(name, None) for name in progress.unfinished()]
 
     @property
     def total_samples(self) -> int:
@@ -178,24 +232,25 @@ class _Proposals(_Unsaved, SearchAlgorithm):
         self._experiment = experiments[0] if isinstance(experiments, list) else experiments
 
     def is_finished(self) -> bool:
-        return self._finished or (not self._interrupted and self._link.progress.all_begun)
+        return self._finished or (not self._link.again and self._link.progress.all_begun)
 
     def next_trial(self) -> RayTrial | None:
         link = self._link
         if self._finished:
             return None
-        if self._interrupted:
-            trial = link.progress.trials[self._interrupted[0]]
-            waits = link.progress.paused(trial.trial)
+        if link.again:
+            name, cause = link.again[0]
+            waits = cause is None and link.progress.paused(name)
             if not waits and not link.free():
                 return None
-            self._interrupted.pop(0)
-            return self._again(trial, waits=waits)
+            link.again.pop(0)
+            return self._again(link.progress.trials[name], cause, waits=waits)
         new = link.progress.begin() if link.free() else None
         return self._ray_trial(new) if new else None
 
-    def _again(self, trial: Trial, *, waits: bool) -> RayTrial:
-        """An interrupted trial, from its last checkpoint; `waits`: for an order to go on."""
+    def _again(self, trial: Trial, cause: Cause | None, *, waits: bool) -> RayTrial:
+        """A trial from its last checkpoint, after an interruption of the study if there is no
+        cause; `waits`: for an order to go on."""
         ray_trial = self._ray_trial(trial)
         found = self._link.checkpoint(trial)
         if found:
@@ -208,24 +263,25 @@ class _Proposals(_Unsaved, SearchAlgorithm):
         ray_trial.storage.current_checkpoint_index = _last_index(self._link.directory, trial.trial)
         if waits:
             ray_trial.set_status(RayTrial.PAUSED)
-            self._link.occupied.discard(trial.trial)
-        else:
+            self._link.release(trial.trial)
+        elif cause is None:
             self._link.progress.restart(trial.trial, found[0] if found else 0)
         return ray_trial
 
-    def _ray_trial(self, trial: Trial) -> RayTrial:
+    def _ray_trial(self, trial: Trial) -> _RayTrial:
         # Weights lie apart from Ray's own files, one directory a trial.
         storage = copy.copy(self._experiment.storage)
         storage.experiment_dir_name = "checkpoints"
         storage._create_validation_file()
-        ray_trial = RayTrial(
+        self._made += 1
+        ray_trial = _RayTrial(
             self._experiment.run_identifier,
             config=dict(trial.config),
-            trial_id=trial.trial,
+            trial_id=f"{trial.trial}-{self._made}",  # Ray takes trials of one id for one
             storage=storage,
             checkpoint_config=self._experiment.checkpoint_config,
             placement_group_factory=tune.PlacementGroupFactory([self._link.resources()]),
-            trial_dirname_creator=lambda ray_trial: ray_trial.trial_id,
+            trial_dirname_creator=_name,
         )
         self._link.ray_trials[trial.trial] = ray_trial
         self._link.occupied.add(trial.trial)
@@ -247,9 +303,11 @@ class _Decisions(_Unsaved, TrialScheduler):
     def on_trial_remove(self, tune_controller: Any, trial: RayTrial) -> None: ...
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict) -> str:
-        link, name = self._link, trial.trial_id
+        link, name = self._link, _name(trial)
         report: _Report = result[_REPORT]
         epoch = link.epochs[name] = link.epochs.get(name, 0) + 1
+        link.heard[name] = time.monotonic()
+        link.longest_s = max(link.longest_s, result["time_this_iter_s"])
         saved = result.get(CHECKPOINT_DIR_NAME)
         checkpoint = f"checkpoints/{name}/{saved}" if saved else None
         if checkpoint:
@@ -264,7 +322,7 @@ class _Decisions(_Unsaved, TrialScheduler):
             checkpoint=checkpoint,
         )
         if decision is not Decision.CONTINUE:
-            link.occupied.discard(name)
+            link.release(name)
         return _RAY_DECISIONS[decision]
 
     def choose_trial_to_run(self, tune_controller: Any) -> RayTrial | None:
@@ -325,44 +383,89 @@ class _Endings(_Unsaved, Callback):
     ) -> None:
         latest = trial.latest_checkpoint_result
         path = latest.checkpoint.path if latest and latest.checkpoint else ""
-        self._link.epochs[trial.trial_id] = self._link.epoch_of.get(path, 0)
+        epoch = self._link.epoch_of.get(path, 0)
+        name = _name(trial)
+        self._link.epochs[name] = self._link.restored[name] = epoch
+        self._link.heard[name] = time.monotonic()
 
     def on_trial_complete(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
-        self._link.progress.end(trial.trial_id, "completed")
-        self._link.occupied.discard(trial.trial_id)
+        self._link.progress.end(_name(trial), "completed")
+        self._link.release(_name(trial))
 
     def on_trial_error(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
-        self._link.progress.end(trial.trial_id, "failed", _traceback(trial))
-        self._link.occupied.discard(trial.trial_id)
+        link, name = self._link, _name(trial)
+        link.release(name)
+        if name not in link.progress.unfinished():
+            return
+        failure = trial.failure if isinstance(trial, _RayTrial) else None
+        cause = Cause.HANG if name in link.hung else failures.cause(failure)
+        if cause is Cause.ERROR and link.epochs.get(name, 0) == link.restored.get(name, 0) > 0:
+            cause = Cause.CHECKPOINT  # of before a power cut, perhaps: the one before it will do
+        link.hung.discard(name)
+        record = link.progress.trials[name]
+        error = (
+            _traceback(str(failure))
+            if cause in (Cause.ERROR, Cause.MEMORY, Cause.CHECKPOINT)
+            else failures.sentence(cause, failure, hang_s=link.patience_s())
+        )
+        if cause is Cause.STORAGE:
+            # It would be the same for every trial: this one goes on when there is room again.
+            link.stopped_by = f"trial {name} cannot save: {error.splitlines()[-1]}"
+        elif cause is Cause.ERROR or (
+            cause in TRIED_AGAIN and record.retries >= link.study.retries
+        ):
+            link.progress.end(name, "failed", error)
+        else:
+            if cause is not Cause.REPLACED:
+                below = link.restored[name] - 1 if cause is Cause.CHECKPOINT else None
+                found = link.checkpoint(record, until=below)
+                link.progress.restart(name, found[0] if found else 0, cause=cause, error=error)
+            link.again.append((name, cause))
 
 
 class _Stop(_Unsaved, tune.Stopper):
-    """Ends the run when the study is to stop; trials under way stay unfinished."""
+    """Looks after the run at each of its steps: trials that hang, and when the study is to stop.
 
-    def __init__(self, stop: Callable[[], bool]) -> None:
+    Trials under way stay unfinished.
+    """
+
+    def __init__(self, link: _Link, stop: Callable[[], bool]) -> None:
+        self._link = link
         self._stop = stop
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._stop()
+        self._end_hanging()
+        return self._stop() or self._link.stopped_by is not None
+
+    def _end_hanging(self) -> None:
+        link, now = self._link, time.monotonic()
+        patience_s = link.patience_s()
+        for name, heard in link.heard.items():
+            if now - heard > patience_s and name not in link.hung:
+                link.hung.add(name)
+                if actor := link.ray_trials[name].temporary_state.ray_actor:
+                    ray.kill(actor)
 
 
-def _traceback(trial: RayTrial) -> str:
+def _traceback(text: str) -> str:
     """The error of a failed trial, from the user's own lines on."""
-    path = trial.error_file
-    text = Path(path).read_text().strip() if path and Path(path).exists() else "unknown error"
+    text = _COLOURS.sub("", text).strip()
     inside = f'{os.sep}siftune{os.sep}trainables{os.sep}__init__.py"'
     lines = text.splitlines()
     last = max((i for i, line in enumerate(lines) if inside in line), default=None)
     if last is None:
         return text
     return "\n".join(["Traceback (most recent call last):", *lines[last + 2 :]])
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def _last_index(directory: Path, trial: str) -> int:

@@ -109,18 +109,126 @@ def test_a_function_that_reports_nothing_is_told_how(mine: Callable[..., Any]) -
     assert "call tune.report({'loss': value})" in result.of("end")[0]["error"]
 
 
-def test_a_trial_whose_process_dies_fails_alone(mine: Callable[..., Any]) -> None:
+def test_a_trial_whose_process_always_dies_is_tried_again_and_fails_alone(
+    mine: Callable[..., Any],
+) -> None:
     result = mine(
         """
         import os, signal
         def train(config):
             if config["x"] == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGSEGV)
             tune.report({"loss": config["x"]})
-        """
+        """,
+        retries=1,
     )
     assert result.status == 0
     assert result.summary["trials"] == {"completed": 3, "pruned": 0, "failed": 1, "running": 0}
+    (again,) = result.of("restart")
+    assert again["cause"] == "crash"
+    assert "ended by itself" in again["error"]
+    (failed,) = (e for e in result.of("end") if e["state"] == "failed")
+    assert "segmentation fault" in failed["error"]
+
+
+# In its second epoch trial x = 3 fails, the first time; there is a checkpoint of the first.
+FAILS_ONCE = """
+import ctypes, json, os, signal, tempfile, time
+from pathlib import Path
+def train(config):
+    start, checkpoint = 0, tune.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as directory:
+            start = json.loads(Path(directory, "epoch").read_text())
+    for epoch in range(start + 1, 4):
+        if config["x"] == 3 and epoch == 2 and not MARK.exists():
+            MARK.touch()
+            FAIL
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory, "epoch").write_text(str(epoch))
+            tune.report(
+                {"loss": config["x"] / epoch, "first": start + 1},
+                checkpoint=tune.Checkpoint.from_directory(directory),
+            )
+"""
+
+
+@pytest.mark.parametrize(
+    ("fail", "cause"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "crash"),
+        ("ctypes.string_at(0)", "crash"),
+        ("time.sleep(1000)", "hang"),
+        ("raise MemoryError('no room')", "memory"),
+    ],
+)
+def test_a_trial_that_fails_once_goes_on_from_its_checkpoint(
+    mine: Callable[..., Any], tmp_path: Path, fail: str, cause: str
+) -> None:
+    body = FAILS_ONCE.replace("MARK", f'Path("{tmp_path}/mark")').replace("FAIL", fail)
+    result = mine(body, report_timeout_s=8.0 if cause == "hang" else None)
+    assert result.status == 0
+    assert result.summary["trials"] == {"completed": 4, "pruned": 0, "failed": 0, "running": 0}
+    (again,) = result.of("restart")
+    assert (again["cause"], again["epoch"]) == (cause, 1)
+    epochs = [e for e in result.of("epoch") if e["trial"] == again["trial"]]
+    assert [(e["epoch"], e["metrics"]["first"]) for e in epochs] == [(1, 1), (2, 2), (3, 2)]
+    assert len(result.of("start")) == len(result.of("end")) == 4
+
+
+def test_a_checkpoint_that_cannot_be_read_costs_its_epochs_and_not_the_trial(
+    mine: Callable[..., Any], tmp_path: Path
+) -> None:
+    spoil = f"""
+            for file in Path("{tmp_path}/study/checkpoints").glob("0003/*/epoch"):
+                file.write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)"""
+    body = FAILS_ONCE.replace("MARK", f'Path("{tmp_path}/mark")').replace("FAIL", spoil)
+    result = mine(body)
+    assert result.summary["trials"] == {"completed": 4, "pruned": 0, "failed": 0, "running": 0}
+    assert [(e["cause"], e["epoch"]) for e in result.of("restart")] == [
+        ("crash", 1),
+        ("checkpoint", 0),
+    ]
+
+
+def test_a_full_disk_stops_the_study_and_fails_no_trial(
+    mine: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = mine(
+        """
+        import errno, os
+        def train(config):
+            if config["x"] == 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "weights.pt")
+            tune.report({"loss": config["x"]})
+        """
+    )
+    assert result.status == 1
+    assert result.summary["trials"]["failed"] == 0
+    assert result.summary["trials"]["running"] >= 1
+    said = capsys.readouterr().err
+    assert "cannot save" in said
+    assert "No space left on device" in said
+    assert "--resume study" in said
+
+
+def test_a_warm_process_that_keeps_its_memory_is_replaced(mine: Callable[..., Any]) -> None:
+    result = mine(
+        """
+        import os
+        kept = []
+        def train(config):
+            kept.append(bytearray(os.urandom(1 << 20)) * 700)
+            tune.report({"loss": config["x"], "pid": os.getpid(), "kept": len(kept)})
+        """,
+        concurrent=1,
+    )
+    assert result.summary["trials"] == {"completed": 4, "pruned": 0, "failed": 0, "running": 0}
+    kept = [e["metrics"]["kept"] for e in result.of("epoch")]
+    assert max(kept) < 4
+    assert len({e["metrics"]["pid"] for e in result.of("epoch")}) == 2
+    assert result.of("restart") == []
 
 
 def test_trials_run_in_warm_processes(mine: Callable[..., Any]) -> None:

@@ -27,11 +27,13 @@ def submit(**variables: str) -> subprocess.CompletedProcess[str]:
 def rendered(nodes: int, gpus: int, site: str, partition: str, minutes: int, **more: str) -> str:
     """The whole text: 80 cores and 460,000 MiB are a Turpan node's, shared out by its two GPUs."""
     name = more.get("name", "siftune")
+    warning = f"--signal=B:USR1@{min(120, 15 * minutes)} --requeue --no-kill"
     return (
         f"sbatch --job-name={name} --partition={partition} --nodes={nodes} --ntasks-per-node=1 "
         f"--cpus-per-task={40 * gpus} --mem={230000 * gpus}M --gres=gpu:{gpus} --time={minutes} "
-        f"--output=slurm-%j.out --export=NONE {ROOT}/slurm/tune.sbatch {ROOT} {site} "
-        f"{more.get('image', 'tune.sif')} {more.get('flags', '')}\n\n{SCRIPT}"
+        f"{warning} --output=slurm-%j.out --open-mode=append --export=NONE "
+        f"{ROOT}/slurm/tune.sbatch {ROOT} {site} {more.get('image', 'tune.sif')} "
+        f"{more.get('restarts', 20)} - {more.get('flags', '')}\n\n{SCRIPT}"
     )
 
 
@@ -48,6 +50,12 @@ def rendered(nodes: int, gpus: int, site: str, partition: str, minutes: int, **m
             {"GPUS": "8", "NAME": "mine", "IMAGE": "other.sif"},
             rendered(
                 4, 2, "turpan", "small", 240, name="mine", image="other.sif", flags="--name mine "
+            ),
+        ),
+        (
+            {"GPUS": "2", "RESUME": "mine", "RESTARTS": "3"},
+            rendered(
+                *(1, 2, "turpan", "small", 240), name="mine", restarts="3", flags="--resume mine "
             ),
         ),
         (

@@ -10,7 +10,7 @@ from siftune.errors import UsageError
 from siftune.study import Study
 
 NAMES = """trainable metric mode searcher scheduler name seed trials cpus_per_trial
-gpus_per_trial concurrent time_limit config resume space"""
+gpus_per_trial concurrent retries time_limit report_timeout config resume space"""
 NONE = dict.fromkeys(NAMES.split())
 LISTS: dict[str, Any] = {"set": [], "trainable_arg": [], "searcher_arg": [], "scheduler_arg": []}
 
@@ -61,10 +61,10 @@ def test_another_trainable_leaves_the_presets_metric_behind(tmp_path: Path) -> N
     [("90", 90), ("90s", 90), ("30m", 1800), ("4h", 14400), ("3:30:00", 12600), ("1:30", 90)],
 )
 def test_times(text: str, seconds: float) -> None:
-    assert flags.read_time(text) == seconds
+    assert flags.read_time("--time-limit", text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "1:2", "4 h"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--time-limit must be as"):
-        flags.read_time(text)
+        flags.read_time("--time-limit", text)
