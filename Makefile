@@ -55,6 +55,8 @@ lint: setup ## style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/shellcheck -x -P SCRIPTDIR $$(git ls-files '*.sh' '*.sbatch' .ci/run)
+	$(VENV)/bin/shellcheck -s bash -e SC2034 slurm/sites/*.env
 
 bench: setup ## what is measured, as ratios side by side in one run
 	$(VENV)/bin/python -m tests.bench $(ARGS)
