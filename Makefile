@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile -q --upgrade --python-version 3.11 --universal --ge
 # What submit.sh, status.sh and build.sh read.
 export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE DRY_RUN ARGS STUDY RESULTS
 
-.PHONY: help setup tune image dist submit status cancel logs test lint bench cluster cluster-down lock clean
+.PHONY: help setup tune image sbom dist submit status cancel logs test lint bench cluster cluster-down lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,9 @@ tune: setup ## a study of 8 trials on a part of MNIST, here, in about 3 minutes;
 
 image: ## tune.sif, without root: [BASE=debian|SITE.sif FLAVOUR=cu13|cu12|site CA_BUNDLE=FILE OUT=tune.sif]
 	@containers/build.sh
+
+sbom: ## tune.cdx.json, the packages in tune.sif as CycloneDX: [IMAGE=tune.sif]
+	@containers/sbom.sh
 
 dist: ## siftune-VERSION.tar, to unpack on a cluster and submit from there
 	@slurm/dist.sh

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import tarfile
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from packageurl import PackageURL
 
 from siftune.searchers import SEARCHERS
 
@@ -213,6 +217,33 @@ def test_everything_is_compiled(client: Any, image: str) -> None:
     search += "    assert any((top / '__pycache__').glob('__init__.*.pyc')), module"
     result = client.execute(image, ["python", "-c", search], return_result=True)
     assert result["return_code"] == 0, said(result)
+
+
+def test_the_list_of_what_is_in_it(place: Place, image: str) -> None:
+    scripts = [ROOT / "containers" / name for name in ("sbom.sh", "sbom.py")]
+    place.unpack(packed(*scripts, below=ROOT), "list")
+    write = 'cd list && ln -sf "$1" tune.sif && SOURCE_DATE_EPOCH=0 containers/sbom.sh && '
+    write += "cat tune.cdx.json"
+    text = place.must(write, image)
+    assert place.must(write, image) == text
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    found = json.loads(text)
+    purls = [component["purl"] for component in found["components"]]
+    assert [PackageURL.from_string(purl).to_string() for purl in purls] == purls
+
+    properties = found["metadata"]["component"]["properties"]
+    labels = {entry["name"]: entry["value"] for entry in properties}
+    assert labels["org.opencontainers.image.base.digest"].startswith("sha256:")
+    assert labels["org.opencontainers.image.revision"]
+    lock = ROOT / "containers" / "flavours" / f"{labels['siftune.flavour']}.lock"
+    # Those without a marker, which are in every image of the flavour.
+    pinned = re.findall(r"^([\w.-]+)==(\S+) \\$", lock.read_text(), re.MULTILINE)
+    listed = {(c["name"], c["version"]): c for c in found["components"]}
+    assert len(pinned) > 50
+    assert [package for package in pinned if not listed[package].get("hashes")] == []
+    assert any(purl.startswith("pkg:pypi/siftune@") for purl in purls)
+    if place.run('apptainer exec "$1" test -e /var/lib/dpkg/status', image).returncode == 0:
+        assert any(re.match(r"pkg:deb/\w+/libc6@[^?]+\?arch=\w+&distro=", p) for p in purls)
 
 
 # ── Building ─────────────────────────────────────────────────────────────────────────────────────
