@@ -11,9 +11,9 @@ COMPILE := $(UV) pip compile -q --upgrade --python-version 3.11 --universal --ge
 	--no-emit-index-url --no-header --no-annotate
 
 # What submit.sh, status.sh and build.sh read.
-export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE DRY_RUN ARGS STUDY RESULTS
+export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE KEY DRY_RUN ARGS STUDY RESULTS
 
-.PHONY: help setup tune image sbom dist submit status cancel logs test lint bench cluster cluster-down lock clean
+.PHONY: help setup tune image sbom sign verify dist submit status cancel logs test lint bench cluster cluster-down lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -35,6 +35,12 @@ image: ## tune.sif, without root: [BASE=debian|SITE.sif FLAVOUR=cu13|cu12|site C
 
 sbom: ## tune.cdx.json, the packages in tune.sif as CycloneDX: [IMAGE=tune.sif]
 	@containers/sbom.sh
+
+sign: ## signs tune.sif with a key of yours, made if there is none: [IMAGE=tune.sif KEY=private.pem]
+	@containers/sign.sh sign
+
+verify: ## whether tune.sif is what was signed: [IMAGE=tune.sif KEY=public.pem]
+	@containers/sign.sh verify
 
 dist: ## siftune-VERSION.tar, to unpack on a cluster and submit from there
 	@slurm/dist.sh

@@ -286,6 +286,18 @@ def test_an_image_is_built_again_only_when_an_input_has_changed(place: Place) ->
 
 
 @pytest.mark.usefixtures("project")
+def test_a_signed_image_is_up_to_date_and_its_successor_unsigned(place: Place) -> None:
+    place.must(BUILD)
+    keys = 'cd project && HOME="$PWD/home" APPTAINER_KEYSDIR="$PWD/home/keys" containers/sign.sh '
+    place.must("mkdir -m 700 project/home && " + keys + "sign")
+    assert "up to date" in place.run(BUILD).stderr
+    assert "is signed and unchanged" in place.run(keys + "verify").stderr
+    place.must("echo >>project/src/siftune/__init__.py")
+    assert "was signed, and the new one is not: make sign" in place.run(BUILD).stderr
+    assert "was signed and no longer is" in place.run(keys + "verify").stderr
+
+
+@pytest.mark.usefixtures("project")
 def test_a_failed_build_leaves_the_old_image(place: Place) -> None:
     place.must(BUILD)
     before = place.must("sha256sum project/tune.sif; ls -A project")
