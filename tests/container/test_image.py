@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import tarfile
 import tomllib
@@ -25,6 +26,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
 from siftune.searchers import SEARCHERS
+from tests.container.registry import Registry, layer, program, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -307,3 +309,58 @@ def test_a_failed_build_leaves_the_old_image(place: Place) -> None:
     assert "tune.sif is the old one, untouched" in result.stderr
     assert place.must("sha256sum project/tune.sif; ls -A project") == before
     assert not place.must("ls -A tmp")
+
+
+# ── A base from a registry ───────────────────────────────────────────────────────────────────────
+
+FROM_REGISTRY = (
+    'cd project && APPTAINER_NOHTTPS=true APPTAINER_CACHEDIR="$PWD/../$2" APPTAINER_TMPDIR=../tmp '
+    'BASE="$1" FLAVOUR=cu13 containers/build.sh'
+)
+
+
+@pytest.fixture(scope="session")
+def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not shutil.which("docker-registry") and not shutil.which("apt-get"):
+        absent("docker-registry is missing, and there is no apt-get to fetch it: install it")
+    return program(tmp_path_factory.mktemp("docker-registry"))
+
+
+@pytest.fixture
+def registry(place: Place, docker_registry: Path, tmp_path: Path) -> Iterator[Registry]:
+    """On this machine; that place has to share its network."""
+    with serving(docker_registry, tmp_path) as found:
+        connect = place.run("true <>/dev/tcp/127.0.0.1/$1", str(found.port))
+        if connect.returncode:
+            absent("the place of SIFTUNE_ON does not reach a registry on this machine's loopback")
+        yield found
+
+
+@pytest.fixture
+def base(registry: Registry) -> str:
+    """An image for two architectures, by the digest of its index: `/architecture` says which."""
+    layers = {name: layer("/usr/bin/cat", architecture=name) for name in ("amd64", "arm64")}
+    return f"docker://127.0.0.1:{registry.port}/some/base@{registry.push('some/base', layers)}"
+
+
+@pytest.mark.usefixtures("project")
+def test_a_base_from_a_registry(place: Place, base: str) -> None:
+    place.must(FROM_REGISTRY, base, "cache")
+    printed = place.must("apptainer exec project/tune.sif /usr/bin/cat /architecture")
+    assert printed == {"x86_64": "amd64", "aarch64": "arm64"}[place.must("uname -m").strip()]
+    assert f"{base} {base.partition('@')[2]} " in place.must("apptainer run-help project/tune.sif")
+    assert "up to date" in place.run(FROM_REGISTRY, base, "cache").stderr
+    assert place.must("ls -A tmp") == ""
+
+
+@pytest.mark.usefixtures("project")
+def test_a_registry_that_serves_something_else_is_refused(
+    place: Place, registry: Registry, base: str
+) -> None:
+    registry.spoil_layers()
+    done = place.run(FROM_REGISTRY, base, "another-cache")
+    assert done.returncode == 1
+    assert "error verifying sha256 checksum" in done.stderr
+    assert "the build failed" in done.stderr
+    assert place.run("test -e project/tune.sif").returncode == 1
+    assert place.must("ls -A tmp") == ""
