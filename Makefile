@@ -11,9 +11,11 @@ COMPILE := $(UV) pip compile -q --upgrade --python-version 3.11 --universal --ge
 	--no-emit-index-url --no-header --no-annotate
 
 # What submit.sh, status.sh and build.sh read.
-export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE RESTARTS RESUME DRY_RUN ARGS STUDY RESULTS
+export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE KEY
+export RESTARTS RESUME DRY_RUN ARGS STUDY RESULTS
 
-.PHONY: help setup tune image dist submit grow status cancel logs test lint bench cluster cluster-down lock clean
+.PHONY: help setup tune image sbom sign verify dist submit grow status cancel logs test lint bench \
+	cluster cluster-down lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +34,15 @@ tune: setup ## a study of 8 trials on a part of MNIST, here, in about 3 minutes;
 
 image: ## tune.sif, without root: [BASE=debian|SITE.sif FLAVOUR=cu13|cu12|site CA_BUNDLE=FILE OUT=tune.sif]
 	@containers/build.sh
+
+sbom: ## tune.cdx.json, the packages in tune.sif as CycloneDX: [IMAGE=tune.sif]
+	@containers/sbom.sh
+
+sign: ## signs tune.sif with a key of yours, made if there is none: [IMAGE=tune.sif KEY=private.pem]
+	@containers/sign.sh sign
+
+verify: ## whether tune.sif is what was signed: [IMAGE=tune.sif KEY=public.pem]
+	@containers/sign.sh verify
 
 dist: ## siftune-VERSION.tar, to unpack on a cluster and submit from there
 	@slurm/dist.sh
@@ -58,6 +69,8 @@ lint: setup ## style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/shellcheck -x -P SCRIPTDIR $$(git ls-files '*.sh' '*.sbatch' .ci/run)
+	$(VENV)/bin/shellcheck -s bash -e SC2034 slurm/sites/*.env
 
 bench: setup ## what is measured, as ratios side by side in one run
 	$(VENV)/bin/python -m tests.bench $(ARGS)

@@ -191,6 +191,8 @@ build() {
       --build-arg "LOCK_DIGEST=$lock" --build-arg "INPUTS=$wanted" \
       "$partial" containers/tune.def >&2
   ) || die "the build failed, its reason is above; $(kept)"
+  [[ $("$apptainer" sif list "$out" 2>/dev/null) != *Signature* ]] ||
+    say "$out was signed, and the new one is not: make sign"
   mv -f "$partial" "$out"
 }
 

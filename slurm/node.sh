@@ -65,7 +65,7 @@ over() {
 
 # check IMAGE: what makes every start fail, said in seconds
 check() {
-    local image=$1 said room bind
+    local image=$1 said room bind architecture
     [[ -r $image ]] || refuse "cannot read the image $image from this node"
     for bind in ${BINDS//,/ }; do
         [[ -e ${bind%%:*} ]] || refuse "BINDS names $bind, which is not on this node: correct the site's file"
@@ -73,8 +73,19 @@ check() {
     mkdir -p "$tmp" || refuse "cannot make $tmp: correct NODE_TMP in the site's file"
     room=$(df -Pm "$tmp" | awk 'NR == 2 {print $4}')
     ((room >= ROOM_MIB)) || refuse "only $room MiB are free in $tmp, $ROOM_MIB are needed"
+    architecture=$(architecture_of "$image")
+    [[ $architecture == "$(uname -m)" ]] ||
+        refuse "the image does not start here: it is for $architecture and this node is $(uname -m): make image ARCH=$(uname -m)"
     in_image "$image" "$job"
     said=$("${IN_IMAGE[@]}" true 2>&1) || refuse "the image does not start here: $said"
+}
+
+# architecture_of IMAGE: in the kernel's word; this node's where the image does not say
+architecture_of() {
+    local found
+    found=$(apptainer sif header "$1" 2>/dev/null |
+        sed -n 's/amd64$/x86_64/; s/arm64$/aarch64/; s/^Primary Architecture: *//p') || true
+    printf '%s\n' "${found:-$(uname -m)}"
 }
 
 # start_ray: becomes ray start, head or worker

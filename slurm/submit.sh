@@ -71,6 +71,7 @@ nodes_for() {
 # partition_for NODES GPUS: the first partition that is large enough, after its longest time in minutes
 partition_for() {
     local nodes=$1 gpus=$2 entry name most_nodes minutes most_gpus most=0
+    # shellcheck disable=SC2153 # the site's
     for entry in $PARTITIONS; do
         IFS=: read -r name most_nodes minutes most_gpus <<< "$entry"
         [[ -z ${PARTITION:-} || $name == "$PARTITION" ]] || continue

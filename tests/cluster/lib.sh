@@ -42,6 +42,15 @@ require_root() {
         "run it with sudo, or in a virtual machine or a privileged container of your own"
 }
 
+# require_program PROGRAM PACKAGE: installs the package where the program is missing.
+require_program() {
+    ! command -v "$1" >/dev/null || return 0
+    log "$1 is missing: installing $2"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$2" >/dev/null ||
+        die "apt-get could not install $2; install it by hand"
+}
+
 # One start or end at a time. Daemons are started with 9>&-, or they would hold the lock for ever.
 take_lock() {
     mkdir -p "$STATE"

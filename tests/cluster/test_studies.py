@@ -1,6 +1,7 @@
 """Real studies on real MNIST, as a user of the cluster submits them, and jobs that go wrong."""
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -215,6 +216,23 @@ def test_what_cannot_work_is_in_the_log_in_seconds(
     said = job.wait(deadline_s=45)
     assert job.status() != 0
     assert [word for word in words if word not in said] == [], said
+    assert job.left() == ""
+
+
+def test_another_architecture_is_in_the_log_in_seconds(
+    submit: Callable[..., Job], small_image: str
+) -> None:
+    # Its header says so: whether its programs would start depends on what the kernel emulates.
+    here, there, number = "x86_64", "aarch64", 4
+    if os.uname().machine != here:
+        here, there, number = there, here, 2
+    make = f"apptainer sif dump 3 {small_image} > root && apptainer sif new other.sif && "
+    make += "apptainer sif add other.sif root --datatype 4 --parttype 2 --partfs 1 "
+    make += f"--partarch {number} --groupid 1"
+    job = submit(prepare=make, GPUS=4, IMAGE="other.sif")
+    said = job.wait(deadline_s=45)
+    assert job.status() != 0
+    assert f"it is for {there} and this node is {here}: make image ARCH={here}" in said
     assert job.left() == ""
 
 

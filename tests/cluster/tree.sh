@@ -28,14 +28,6 @@ mirror() {
     printf '%s\n' "$found"
 }
 
-require_mmdebstrap() {
-    command -v mmdebstrap >/dev/null && return
-    log "mmdebstrap is missing: installing it"
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends mmdebstrap >/dev/null ||
-        die "apt-get could not install mmdebstrap; install it by hand"
-}
-
 # Accounts have one uid everywhere because all places share this tree; subordinate ids are what
 # `apptainer build` and mmdebstrap map when an account is root inside a build.
 add_accounts() {
@@ -82,7 +74,7 @@ main() {
     inputs=$(sha256sum <"${BASH_SOURCE[0]}")
     [[ -e $TREE.inputs && $(<"$TREE.inputs") == "$inputs" ]] && return
     any_alive && die "the cluster runs from $TREE, which is to be made anew; first: make cluster-down"
-    require_mmdebstrap
+    require_program mmdebstrap mmdebstrap
     from=$(mirror)
     log "making $TREE from Debian sid, about a minute"
     trap 'rm -rf "$TREE.new"' EXIT

@@ -32,14 +32,6 @@ require_kernel() {
     }
 }
 
-require_ip() {
-    command -v ip >/dev/null && return
-    log "iproute2 is missing: installing it"
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends iproute2 >/dev/null ||
-        die "apt-get could not install iproute2; install it by hand"
-}
-
 # The bridge's alias says whose it is: one cluster a machine.
 make_bridge() {
     local owner=
@@ -169,7 +161,7 @@ main() {
     local place began=$SECONDS
     require_root
     require_kernel
-    require_ip
+    require_program ip iproute2
     take_lock
     if any_alive; then
         all_booted && ready && return

@@ -10,7 +10,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import tarfile
 import tomllib
@@ -19,8 +21,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from packageurl import PackageURL
 
 from siftune.searchers import SEARCHERS
+from tests.container.registry import Registry, layer, program, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -215,6 +221,33 @@ def test_everything_is_compiled(client: Any, image: str) -> None:
     assert result["return_code"] == 0, said(result)
 
 
+def test_the_list_of_what_is_in_it(place: Place, image: str) -> None:
+    scripts = [ROOT / "containers" / name for name in ("sbom.sh", "sbom.py")]
+    place.unpack(packed(*scripts, below=ROOT), "list")
+    write = 'cd list && ln -sf "$1" tune.sif && SOURCE_DATE_EPOCH=0 containers/sbom.sh && '
+    write += "cat tune.cdx.json"
+    text = place.must(write, image)
+    assert place.must(write, image) == text
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    found = json.loads(text)
+    purls = [component["purl"] for component in found["components"]]
+    assert [PackageURL.from_string(purl).to_string() for purl in purls] == purls
+
+    properties = found["metadata"]["component"]["properties"]
+    labels = {entry["name"]: entry["value"] for entry in properties}
+    assert labels["org.opencontainers.image.base.digest"].startswith("sha256:")
+    assert labels["org.opencontainers.image.revision"]
+    lock = ROOT / "containers" / "flavours" / f"{labels['siftune.flavour']}.lock"
+    # Those without a marker, which are in every image of the flavour.
+    pinned = re.findall(r"^([\w.-]+)==(\S+) \\$", lock.read_text(), re.MULTILINE)
+    listed = {(c["name"], c["version"]): c for c in found["components"]}
+    assert len(pinned) > 50
+    assert [package for package in pinned if not listed[package].get("hashes")] == []
+    assert any(purl.startswith("pkg:pypi/siftune@") for purl in purls)
+    if place.run('apptainer exec "$1" test -e /var/lib/dpkg/status', image).returncode == 0:
+        assert any(re.match(r"pkg:deb/\w+/libc6@[^?]+\?arch=\w+&distro=", p) for p in purls)
+
+
 # ── Building ─────────────────────────────────────────────────────────────────────────────────────
 
 # The shortest recipe that takes every argument: what is tested is build.sh, with real builds.
@@ -255,6 +288,18 @@ def test_an_image_is_built_again_only_when_an_input_has_changed(place: Place) ->
 
 
 @pytest.mark.usefixtures("project")
+def test_a_signed_image_is_up_to_date_and_its_successor_unsigned(place: Place) -> None:
+    place.must(BUILD)
+    keys = 'cd project && HOME="$PWD/home" APPTAINER_KEYSDIR="$PWD/home/keys" containers/sign.sh '
+    place.must("mkdir -m 700 project/home && " + keys + "sign")
+    assert "up to date" in place.run(BUILD).stderr
+    assert "is signed and unchanged" in place.run(keys + "verify").stderr
+    place.must("echo >>project/src/siftune/__init__.py")
+    assert "was signed, and the new one is not: make sign" in place.run(BUILD).stderr
+    assert "was signed and no longer is" in place.run(keys + "verify").stderr
+
+
+@pytest.mark.usefixtures("project")
 def test_a_failed_build_leaves_the_old_image(place: Place) -> None:
     place.must(BUILD)
     before = place.must("sha256sum project/tune.sif; ls -A project")
@@ -264,3 +309,58 @@ def test_a_failed_build_leaves_the_old_image(place: Place) -> None:
     assert "tune.sif is the old one, untouched" in result.stderr
     assert place.must("sha256sum project/tune.sif; ls -A project") == before
     assert not place.must("ls -A tmp")
+
+
+# ── A base from a registry ───────────────────────────────────────────────────────────────────────
+
+FROM_REGISTRY = (
+    'cd project && APPTAINER_NOHTTPS=true APPTAINER_CACHEDIR="$PWD/../$2" APPTAINER_TMPDIR=../tmp '
+    'BASE="$1" FLAVOUR=cu13 containers/build.sh'
+)
+
+
+@pytest.fixture(scope="session")
+def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not shutil.which("docker-registry") and not shutil.which("apt-get"):
+        absent("docker-registry is missing, and there is no apt-get to fetch it: install it")
+    return program(tmp_path_factory.mktemp("docker-registry"))
+
+
+@pytest.fixture
+def registry(place: Place, docker_registry: Path, tmp_path: Path) -> Iterator[Registry]:
+    """On this machine; that place has to share its network."""
+    with serving(docker_registry, tmp_path) as found:
+        connect = place.run("true <>/dev/tcp/127.0.0.1/$1", str(found.port))
+        if connect.returncode:
+            absent("the place of SIFTUNE_ON does not reach a registry on this machine's loopback")
+        yield found
+
+
+@pytest.fixture
+def base(registry: Registry) -> str:
+    """An image for two architectures, by the digest of its index: `/architecture` says which."""
+    layers = {name: layer("/usr/bin/cat", architecture=name) for name in ("amd64", "arm64")}
+    return f"docker://127.0.0.1:{registry.port}/some/base@{registry.push('some/base', layers)}"
+
+
+@pytest.mark.usefixtures("project")
+def test_a_base_from_a_registry(place: Place, base: str) -> None:
+    place.must(FROM_REGISTRY, base, "cache")
+    printed = place.must("apptainer exec project/tune.sif /usr/bin/cat /architecture")
+    assert printed == {"x86_64": "amd64", "aarch64": "arm64"}[place.must("uname -m").strip()]
+    assert f"{base} {base.partition('@')[2]} " in place.must("apptainer run-help project/tune.sif")
+    assert "up to date" in place.run(FROM_REGISTRY, base, "cache").stderr
+    assert place.must("ls -A tmp") == ""
+
+
+@pytest.mark.usefixtures("project")
+def test_a_registry_that_serves_something_else_is_refused(
+    place: Place, registry: Registry, base: str
+) -> None:
+    registry.spoil_layers()
+    done = place.run(FROM_REGISTRY, base, "another-cache")
+    assert done.returncode == 1
+    assert "error verifying sha256 checksum" in done.stderr
+    assert "the build failed" in done.stderr
+    assert place.run("test -e project/tune.sif").returncode == 1
+    assert place.must("ls -A tmp") == ""
