@@ -94,6 +94,8 @@ start_ray() {
     local -a ray
     IFS=: read -r ip port < "$job/address"
     if [[ $role == head ]]; then
+        # A node that is out of reach is given up after half a minute, not after a whole one.
+        export RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=4
         ray=(--head --port="$port" --include-dashboard=false)
     else
         wait_for_head "$ip" "$port"
@@ -132,7 +134,7 @@ wait_for_head() {
     done
 }
 
-# shellcheck disable=SC2317 # called by the trap
+# shellcheck disable=SC2329 # the trap's
 stop_ray() {
     local deadline=$((SECONDS + patience_s))
     [[ -n ${ray_pid:-} ]] || return 0

@@ -19,6 +19,7 @@ main() {
     minutes=$(time_within "$minutes" "$partition")
     image=${given_image:-$IMAGE}
     [[ -n ${DRY_RUN:-} || -r $image ]] || die "there is no image $image: build it with make image, or give IMAGE=PATH" 2
+    [[ -n ${DRY_RUN:-} ]] || check_signature "$image"
     check_name NAME "${NAME:-siftune}"
     check_name RESUME "${RESUME:-siftune}"
     [[ -z ${RESUME:-} || -z ${NAME:-} ]] || die "RESUME=$RESUME goes on with that study: leave out NAME=$NAME" 2
@@ -46,6 +47,13 @@ main() {
         return
     fi
     "${command[@]}"
+}
+
+# check_signature IMAGE: a signed image must be as it was signed; one that never was is the user's choice
+check_signature() {
+    local status=0
+    IMAGE=$1 "$PROJECT/containers/sign.sh" verify || status=$?
+    ((status == 0 || status == 3)) || die "nothing was submitted" 2
 }
 
 # check_name VARIABLE VALUE: as a study may be called
