@@ -80,6 +80,7 @@ def launch(
                 tuner.run(study, trainable, progress, directory, stop=clock.stop)
             clock.write_summary()
     log.close()
+    _write_report(directory)
     return _conclude(progress, directory)
 
 
@@ -248,6 +249,15 @@ class _Clock:
 
 
 # ── After the end ───────────────────────────────────────────────────────────────────────────────
+
+
+def _write_report(directory: Path) -> None:
+    try:
+        from siftune import report
+
+        report.write(directory)
+    except Exception as error:  # the study is over and safe: its page is no reason to fail it
+        print(f"report.html is not written: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def _conclude(progress: Progress, directory: Path) -> int:
