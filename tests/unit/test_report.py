@@ -318,7 +318,7 @@ def test_neither_ray_nor_torch_is_imported(written: Written, entrypoint: str) ->
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("entrypoint", ["report", "status"])
+@pytest.mark.parametrize("entrypoint", ["report", "status", "doctor"])
 def test_help_answers_at_once(entrypoint: str) -> None:
     def seconds() -> float:
         began = time.perf_counter()
