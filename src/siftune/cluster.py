@@ -56,6 +56,15 @@ def job() -> str | None:
     return os.environ.get("SIFTUNE_ORIGIN") or None
 
 
+def slurm_job() -> tuple[str, int] | None:
+    """The Slurm job that this process is part of, in words, and its GPUs here; None outside one."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return None
+    number, nodes = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_JOB_NUM_NODES", "?")
+    cpus, gpus = len(os.sched_getaffinity(0)), int(os.environ.get("SLURM_GPUS_ON_NODE") or 0)
+    return f"job {number} on {nodes} nodes; {cpus} CPUs and {gpus} GPUs on this one", gpus
+
+
 def _directory() -> Path | None:
     """The directory that slurm/tune.sbatch made for its job: address, token, logs."""
     found = os.environ.get("SIFTUNE_JOB")

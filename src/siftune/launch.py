@@ -116,6 +116,7 @@ def _run(
                 print(f"see to that, then --resume {study.name}", file=sys.stderr)
                 return FAILED
     log.close()
+    _write_report(directory)
     return _conclude(progress, directory)
 
 
@@ -304,6 +305,15 @@ class _Clock:
 
 
 # ── After the end ───────────────────────────────────────────────────────────────────────────────
+
+
+def _write_report(directory: Path) -> None:
+    try:
+        from siftune import report
+
+        report.write(directory)
+    except Exception as error:  # the study is over and safe: its page is no reason to fail it
+        print(f"report.html is not written: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def _conclude(progress: Progress, directory: Path) -> int:

@@ -169,7 +169,7 @@ def test_a_study_in_an_empty_directory(place: Place, image: str, data: str) -> N
     assert "study study:" in printed
     assert place.must("ls -A empty").split() == ["results"]
     files = place.must("ls -A empty/results/study").split()
-    assert {"study.yaml", "trials.jsonl", "best.json", "summary.json"} <= set(files)
+    assert {"study.yaml", "trials.jsonl", "best.json", "summary.json", "report.html"} <= set(files)
     events = map(json.loads, place.must("cat empty/results/study/trials.jsonl").splitlines())
     ends = [event for event in events if event["event"] == "end"]
     assert len(ends) == 2

@@ -130,6 +130,7 @@ def test_ctrl_c_saves_and_stops(start: Callable[..., Any], tmp_path: Path) -> No
     assert process.returncode == 75, said
     assert "--resume s" in said
     assert "Traceback" not in said
+    assert (tmp_path / "results/s/report.html").is_file()
 
 
 def test_studyyaml_runs_the_study_again(start: Callable[..., Any], tmp_path: Path) -> None:
