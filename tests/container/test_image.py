@@ -79,7 +79,7 @@ def absent(reason: str) -> NoReturn:
 
 
 @pytest.fixture(scope="session")
-def place() -> Iterator[Place]:
+def place(image_of_the_cluster: None) -> Iterator[Place]:
     """Removed at the end: the directory that everything is written to, in the account's home."""
     found = Place(shlex.split(os.environ.get("SIFTUNE_ON", "")))
     try:
