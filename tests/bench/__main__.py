@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from siftune.data import ensure_mnist
-from tests.bench import overhead, samples_per_s
+from tests.bench import on_cluster, overhead, samples_per_s
 
 
 def main() -> None:
@@ -21,6 +21,11 @@ def main() -> None:
         "mnist samples per second on the CPU (1 thread, batch 64)",
         samples_per_s.measure(ensure_mnist(Path(os.environ.get("SIFTUNE_DATA", "data")))),
     )
+    if os.geteuid() != 0:
+        print("no jobs are measured: the virtual cluster needs root")
+        return
+    with on_cluster.bench() as jobs:
+        _show("seconds from a job's start to its first epoch (4 nodes, 8 trials)", jobs.start())
 
 
 def _show(title: str, figures: dict[str, float]) -> None:

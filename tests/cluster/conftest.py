@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -87,10 +88,9 @@ def _bring_up() -> None:
     assert done.returncode == 0, f"the cluster did not come up:\n{done.stderr}"
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    if os.geteuid() != 0:
-        pytest.skip("the virtual cluster needs root: namespaces, a bridge, device nodes")
+@contextmanager
+def running() -> Iterator[Cluster]:
+    """The cluster, up; taken down again if it was brought up here. Needs root."""
     was_up = script("on.sh", "login", "root", "true").returncode == 0
     _bring_up()
     try:
@@ -99,6 +99,14 @@ def cluster() -> Iterator[Cluster]:
         if not was_up:
             done = script("down.sh")
             assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    if os.geteuid() != 0:
+        pytest.skip("the virtual cluster needs root: namespaces, a bridge, device nodes")
+    with running() as up:
+        yield up
 
 
 @pytest.fixture
@@ -123,6 +131,10 @@ def small_image(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def checkout(cluster: Cluster) -> str:
+    return copy_checkout(cluster)
+
+
+def copy_checkout(cluster: Cluster) -> str:
     """A copy of the project on the shared file system, hpc1's, with the image that hpc1's
     `make image BASE=debian` builds of it on the login node: built anew where an input changed."""
     path = cluster.shared / "project"
