@@ -14,7 +14,7 @@ COMPILE := $(UV) pip compile -q --upgrade --python-version 3.11 --universal --ge
 export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE KEY
 export RESTARTS RESUME DRY_RUN ARGS STUDY RESULTS
 
-.PHONY: help setup tune image sbom sign verify dist submit grow status cancel logs test lint bench \
+.PHONY: help setup tune image sbom sign verify dist submit grow status cancel logs test lint bench soak \
 	cluster cluster-down lock clean
 
 help: ## this list
@@ -74,6 +74,9 @@ lint: setup ## style and types
 
 bench: setup ## what is measured, as ratios side by side in one run
 	$(VENV)/bin/python -m tests.bench $(ARGS)
+
+soak: setup ## random faults against a long study on that cluster: ARGS="--minutes 60 --seed 1"
+	$(VENV)/bin/python -m tests.cluster.soak $(ARGS)
 
 cluster: ## a Slurm cluster of four nodes on this machine, for tests; needs root (tests/cluster/README.md)
 	tests/cluster/up.sh

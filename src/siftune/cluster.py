@@ -129,7 +129,7 @@ def connect() -> Iterator[None]:
 
 
 class ClusterError(RuntimeError):
-    """The Ray cluster of a job did not come up; the message says which node, and its log."""
+    """Ray did not come up. In a job the message says on which node, and its log."""
 
 
 def _start(directory: Path, node: Node) -> None:
@@ -138,15 +138,20 @@ def _start(directory: Path, node: Node) -> None:
     /tmp/ray is an error."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=int(node.cpus),
-        num_gpus=int(node.gpus),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=str(directory),
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=int(node.cpus),
+            num_gpus=int(node.gpus),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(directory),
+        )
+    except Exception as error:  # Ray raises the bare class
+        raise ClusterError(
+            f"Ray did not start on this machine, which may be busy: {error}"
+        ) from error
 
 
 def _join(directory: Path) -> None:

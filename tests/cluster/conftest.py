@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,12 +27,17 @@ def script(name: str, *words: str, timeout_s: float = 300) -> subprocess.Complet
     )
 
 
-def poll(condition: Callable[[], bool], deadline_s: float, what: str) -> None:
-    """Returns as soon as the condition holds; fails at the deadline, naming what did not happen."""
+def poll(
+    condition: Callable[[], bool], deadline_s: float, what: str, log: Callable[[], str] = str
+) -> None:
+    """Returns as soon as the condition holds; fails at the deadline, naming what did not happen.
+
+    `log` is what then has to say more.
+    """
     end = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > end:
-            pytest.fail(f"{what}: not within {deadline_s:.0f} s")
+            pytest.fail(f"{what}: not within {deadline_s:.0f} s; {log()}")
         time.sleep(0.2)
 
 
@@ -160,3 +166,24 @@ def data(cluster: Cluster, mnist_directory: Path) -> str:
         shutil.copy(file, raw)
     cluster.check("root", "chmod", "-R", "a+rX", "/work/data")
     return "/work/data"
+
+
+@pytest.fixture
+def submit(cluster: Cluster, checkout: str, data: str) -> Iterator[Callable[..., Any]]:
+    """`make submit` in a new directory with the project and the image in it."""
+    from tests.cluster.jobs import Job, submit_in
+
+    directories: list[str] = []
+
+    def run(account: str = "hpc1", prepare: str = "true", **variables: Any) -> Job:
+        directory = cluster.check(account, "mktemp", "-d", "/work/job.XXXXXX").strip()
+        directories.append(directory)
+        return submit_in(
+            directory, cluster, checkout, account=account, prepare=prepare, **variables
+        )
+
+    yield run
+    for directory in directories:
+        # A job's last words may come a moment after its end.
+        again = f"for try in 1 2 3 4 5; do rm -rf {directory} && break; sleep 1; done"
+        cluster.check("root", "bash", "-c", again)

@@ -25,11 +25,7 @@ class Job:
 
     def wait(self, deadline_s: float = 240) -> str:
         """Its log, once it has ended."""
-        poll(
-            lambda: not self.queued("PD,R,CG"),
-            deadline_s,
-            f"the end of job {self.number}: {self.log()}",
-        )
+        poll(lambda: not self.queued("PD,R,CG"), deadline_s, f"the end of {self.number}", self.log)
         return self.log()
 
     def log(self) -> str:
