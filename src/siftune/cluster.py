@@ -3,6 +3,7 @@
 The only Python that reads SLURM_*. Nothing heavy is imported before it is needed.
 """
 
+import fcntl
 import importlib
 import logging
 import os
@@ -12,7 +13,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,9 +204,23 @@ def _private_directory() -> Iterator[Path]:
     # Socket paths have 107 bytes, and Ray's take most of them: hence the short name.
     directory = Path(tempfile.mkdtemp(prefix="sift-", dir="/tmp"))
     try:
-        yield directory
+        with (directory / "alive").open("w") as alive:
+            fcntl.flock(alive, fcntl.LOCK_EX)
+            _remove_dead(directory.parent)
+            yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_dead(parent: Path) -> None:
+    """Removes this user's whose driver was killed, and so let go of its lock."""
+    for directory in parent.glob("sift-*"):
+        with suppress(OSError):  # another user's, alive, or just gone
+            began = (directory / "alive").stat().st_mtime
+            with (directory / "alive").open("r+") as alive:
+                fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - began > 10:  # not one that is about to take its lock
+                    shutil.rmtree(directory)
 
 
 def _set_environment(token: Path) -> None:

@@ -204,3 +204,18 @@ def test_nothing_is_left_in_tmp(start: Callable[..., Any]) -> None:
     assert process.wait() == 0, process.stdout.read()
     left = set(Path("/tmp").glob("sift-*")) - before
     assert not [path for path in left if path.is_dir()]
+
+
+def test_what_a_killed_driver_left_in_tmp_goes_with_the_next(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    killed = start("tune", *STUDY, "--trials", "9", "--name", "s")
+    wait_for_events(tmp_path / "results/s", 2)
+    files = [fd.resolve() for fd in Path(f"/proc/{killed.pid}/fd").iterdir()]
+    (left,) = (file.parent for file in files if file.name == "alive")
+    killed.kill()
+    killed.wait()
+    os.utime(left / "alive", (0, 0))  # as if it had been long ago
+    process = start("tune", *STUDY, "--trials", "1", "--set", "nap=0", "--name", "t")
+    assert process.wait() == 0, process.stdout.read()
+    assert not left.exists()
