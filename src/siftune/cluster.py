@@ -220,6 +220,9 @@ def _remove_dead(parent: Path) -> None:
             with (directory / "alive").open("r+") as alive:
                 fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if time.time() - began > 10:  # not one that is about to take its lock
+                    # The lock last: where something still writes, the next driver tries again.
+                    for path in directory.glob("session*"):
+                        shutil.rmtree(path)
                     shutil.rmtree(directory)
 
 

@@ -215,6 +215,10 @@ def test_what_a_killed_driver_left_in_tmp_goes_with_the_next(
     (left,) = (file.parent for file in files if file.name == "alive")
     killed.kill()
     killed.wait()
+    deadline = time.monotonic() + 60
+    while subprocess.run(["pgrep", "-f", str(left)], capture_output=True).returncode == 0:
+        assert time.monotonic() < deadline, "Ray outlives its driver"
+        time.sleep(0.5)
     os.utime(left / "alive", (0, 0))  # as if it had been long ago
     process = start("tune", *STUDY, "--trials", "1", "--set", "nap=0", "--name", "t")
     assert process.wait() == 0, process.stdout.read()
