@@ -12,7 +12,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,13 +176,27 @@ def _join(directory: Path) -> None:
             )
         time.sleep(0.2)
 
-    host, _, port = address.rpartition(":")
-    while not _listens(host, int(port)):
-        check()
+    import ray.tune  # takes as long as the head does
+
+    await_head(address, check)
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     while not expected <= _alive():
         check()
     (directory / "joined").touch()  # from here on a loss is the cluster's
+
+
+def await_head(address: str, check: Callable[[], None]) -> None:
+    """Returns once the head of a Ray cluster takes drivers and nodes.
+
+    `check` is called between two looks; it sleeps, and raises to give up. To who comes when the
+    head's port answers but its node is not yet known, a second later, Ray says to come back in 2.
+    """
+    host, _, port = address.rpartition(":")
+    while not _listens(host, int(port)):
+        check()
+    gcs = importlib.import_module("ray._raylet").GcsClient(address=address)
+    while not gcs.get_all_node_info(timeout=30):
+        check()
 
 
 def _listens(host: str, port: int) -> bool:

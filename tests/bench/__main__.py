@@ -26,6 +26,7 @@ def main() -> None:
         return
     with on_cluster.bench() as jobs:
         _show("seconds from a job's start to its first epoch (4 nodes, 8 trials)", jobs.start())
+        _show("seconds of trials that sleep, one on 1 GPU and eight on 8", jobs.scaling())
 
 
 def _show(title: str, figures: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Jobs on the virtual cluster: how soon a study starts.
+"""Jobs on the virtual cluster: how soon a study starts, and how well eight GPUs are used.
 
 python -m tests.bench.on_cluster
 """
@@ -41,6 +41,22 @@ class Bench:
             theirs.append(epochs[0] - job.started())
         siftune_s, recipe_s = statistics.median(ours), statistics.median(theirs)
         return {"siftune_s": siftune_s, "recipe_s": recipe_s, "ratio": recipe_s / siftune_s}
+
+    def scaling(self, rounds: int = 3, epochs: int = 10, epoch_s: float = 2) -> dict[str, float]:
+        """Median seconds from the first trial's start to the last one's end: one trial on one GPU,
+        and eight on eight; and their ratio, 1 at best.
+
+        The trials only sleep, so that the machine's few cores are no limit.
+        """
+        flags = f"--set epochs={epochs} --set epoch_s={epoch_s}"
+        one, eight = [], []
+        for _ in range(rounds):
+            for gpus, spans in ((1, one), (8, eight)):
+                job, _ = self._study(gpus=gpus, trials=gpus, flags=flags)
+                found = events(job.study(self._name))
+                spans.append(found[-1]["time"] - found[0]["time"])
+        one_s, eight_s = statistics.median(one), statistics.median(eight)
+        return {"one_s": one_s, "eight_s": eight_s, "efficiency": one_s / eight_s}
 
     @property
     def _name(self) -> str:
@@ -88,4 +104,5 @@ def bench() -> Iterator[Bench]:
 
 if __name__ == "__main__":
     with bench() as b:
-        print("  ".join(f"{name} {value:.4g}" for name, value in b.start().items()))
+        for figures in (b.start(), b.scaling()):
+            print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
