@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile -q --upgrade --python-version 3.11 --universal --ge
 # What submit.sh, status.sh and build.sh read.
 export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE DRY_RUN ARGS STUDY RESULTS
 
-.PHONY: help setup tune image dist submit status cancel logs test lint bench cluster cluster-down lock clean
+.PHONY: help setup tune image dist submit status cancel logs test test-arm lint bench cluster cluster-down lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,7 +30,7 @@ $(VENV)/ready: $(LOCKS)/bootstrap.lock $(LOCKS)/dev.lock pyproject.toml
 tune: setup ## a study of 8 trials on a part of MNIST, here, in about 3 minutes; ARGS="--searcher hebo"
 	$(VENV)/bin/python entrypoints/tune.py --preset quick $(ARGS)
 
-image: ## tune.sif, without root: [BASE=debian|SITE.sif FLAVOUR=cu13|cu12|site CA_BUNDLE=FILE OUT=tune.sif]
+image: ## tune.sif, without root: [BASE=debian|SITE.sif FLAVOUR=cu13|cu12|site CA_BUNDLE=FILE OUT=tune.sif]; tune-arm64.sif: ARCH=arm64
 	@containers/build.sh
 
 dist: ## siftune-VERSION.tar, to unpack on a cluster and submit from there
@@ -50,6 +50,10 @@ logs: ## follows the newest job's log
 
 test: lint ## every test
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+# Not a part of test: nearly an hour.
+test-arm: setup ## Turpan's image, built and tested under emulation on the virtual cluster; needs root
+	SIFTUNE_ARCH=arm64 $(VENV)/bin/python -m pytest tests/container/test_image.py --timeout=7200 $(ARGS)
 
 lint: setup ## style and types
 	$(VENV)/bin/ruff check .
