@@ -67,9 +67,9 @@ check_emulation() {
   local entry=$binfmt/qemu-$architecture
   if ! grep -qsx enabled "$entry" || ! grep -qs '^flags:.*F' "$entry"; then
     die "ARCH=$architecture has to be emulated on this $(uname -m), and its kernel has no emulator that" \
-      "works in containers ($entry, with the flag F). Root can register one (Debian, Ubuntu:" \
-      "apt install qemu-user-static binfmt-support); in a container of its own root also has to" \
-      "mount -t binfmt_misc binfmt_misc $binfmt"
+      "works in containers ($entry, with the flag F). Root can register one, qemu 8.1 or newer" \
+      "(Debian 13, Ubuntu 24.04: apt install qemu-user-static binfmt-support), and where nothing is" \
+      "in $binfmt: mount -t binfmt_misc binfmt_misc $binfmt"
   fi
 }
 
