@@ -172,7 +172,7 @@ def test_its_help_names_the_commands(place: Place, image: str) -> None:
 def test_a_study_in_an_empty_directory(place: Place, image: str, data: str) -> None:
     run = 'mkdir empty && cd empty && apptainer -q run --contain --no-home --bind "$PWD" '
     run += '--pwd "$PWD" --bind "$2:/data:ro" --env SIFTUNE_DATA=/data '
-    run += '"$1" --preset quick --trials 2 --name study'
+    run += '"$1" --preset quick --trials 2 --trainable-arg images=600 --set epochs=1 --name study'
     printed = place.must(run, image, data)
     assert "study study:" in printed
     assert place.must("ls -A empty").split() == ["results"]
