@@ -142,19 +142,25 @@ def checkout(cluster: Cluster) -> str:
 
 def copy_checkout(cluster: Cluster) -> str:
     """A copy of the project on the shared file system, hpc1's, with the image that hpc1's
-    `make image BASE=debian` builds of it on the login node: built anew where an input changed."""
-    path = cluster.shared / "project"
+    `make image BASE=debian` builds of it on the login node: built anew where an input changed.
+    For `$SIFTUNE_ARCH`, if it is set, under emulation."""
+    architecture = os.environ.get("SIFTUNE_ARCH", "")
+    place = f"/work/project-{architecture}" if architecture else "/work/project"
+    path = cluster.shared / Path(place).name
     path.mkdir(exist_ok=True)
     root = HERE.parent.parent
     files = ["Makefile", "README.md", "pyproject.toml", "containers", "entrypoints", "slurm", "src"]
     pack = ["tar", "-c", "-C", str(root), "--exclude=__pycache__", "--exclude=*.egg-info", *files]
     packed = subprocess.run(pack, check=True, capture_output=True).stdout
     subprocess.run(["tar", "-x", "-C", str(path)], input=packed, check=True)
-    cluster.check("root", "chown", "-R", "hpc1:", "/work/project")
-    cluster.check("root", "chmod", "-R", "a+rX", "/work/project")
-    build = "cd /work/project && make image BASE=debian"
-    cluster.check("hpc1", "bash", "-c", build, timeout_s=1500)
-    return "/work/project"
+    cluster.check("root", "chown", "-R", "hpc1:", place)
+    cluster.check("root", "chmod", "-R", "a+rX", place)
+    if architecture:
+        emulation = script("emulate.sh")
+        assert emulation.returncode == 0, emulation.stderr
+    build = f"cd {place} && make image BASE=debian ARCH={architecture} OUT=tune.sif"
+    cluster.check("hpc1", "bash", "-c", build, timeout_s=7200 if architecture else 1500)
+    return place
 
 
 @pytest.fixture(scope="session")
