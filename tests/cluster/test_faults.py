@@ -1,4 +1,4 @@
-"""Jobs that end before the study does, nodes that come and go, and five minutes of faults."""
+"""Jobs that end before the study does, and nodes that come and go."""
 
 import re
 from collections import Counter
@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tests.cluster.conftest import Cluster, poll
 from tests.cluster.jobs import Job, events
-from tests.cluster.soak import Soak
 
 NAPPER = (Path(__file__).parents[1] / "napper.py").read_text()
 
@@ -50,11 +49,3 @@ def test_a_study_outlives_its_job_and_grows(submit: Callable[..., Job], cluster:
     causes = Counter(e["cause"] for e in found if e["event"] == "restart")
     assert causes.keys() <= {"lost", "interrupted"}
     assert job.left() == ""
-
-
-def test_five_minutes_of_faults_lose_nothing(cluster: Cluster, checkout: str) -> None:
-    figures = Soak(cluster, checkout, seed=0).run(minutes=5)
-    print(figures)
-    assert figures.faults.total() >= 5
-    assert figures.trials > 8
-    assert (figures.lost, figures.doubled, figures.failed, figures.epochs_again) == (0, 0, 0, 0)
