@@ -20,8 +20,10 @@ fetch_emulator() {
     log "fetching qemu"
     mmdebstrap --mode=root --variant=extract --quiet --format=tar --include=qemu-user \
         --aptopt='Acquire::Check-Valid-Until "false"' sid - "$TREE/etc/apt/sources.list" |
-        tar -x -C "$STATE" --transform='s,.*/,,' ./usr/bin/qemu-aarch64 ||
-        die "there is no qemu-aarch64 in Debian's package qemu-user"
+        tar -x -O ./usr/bin/qemu-aarch64 >"$EMULATOR.new" ||
+        die "Debian's package qemu-user brought no qemu-aarch64"
+    chmod +x "$EMULATOR.new"
+    mv "$EMULATOR.new" "$EMULATOR"
 }
 
 # P: a program is told the name that it was started by. F: the emulator is opened now, so that it
