@@ -3,6 +3,7 @@
 The only Python that reads SLURM_*. Nothing heavy is imported before it is needed.
 """
 
+import fcntl
 import importlib
 import logging
 import os
@@ -12,8 +13,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,15 @@ def nodes_now() -> list[Node]:
 def job() -> str | None:
     """The Slurm job that this is a part of: of several that follow each other the first."""
     return os.environ.get("SIFTUNE_ORIGIN") or None
+
+
+def slurm_job() -> tuple[str, int] | None:
+    """The Slurm job that this process is part of, in words, and its GPUs here; None outside one."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return None
+    number, nodes = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_JOB_NUM_NODES", "?")
+    cpus, gpus = len(os.sched_getaffinity(0)), int(os.environ.get("SLURM_GPUS_ON_NODE") or 0)
+    return f"job {number} on {nodes} nodes; {cpus} CPUs and {gpus} GPUs on this one", gpus
 
 
 def _directory() -> Path | None:
@@ -125,7 +135,7 @@ def connect() -> Iterator[None]:
 
 
 class ClusterError(RuntimeError):
-    """The Ray cluster of a job did not come up; the message says which node, and its log."""
+    """Ray did not come up. In a job the message says on which node, and its log."""
 
 
 def _start(directory: Path, node: Node) -> None:
@@ -137,15 +147,20 @@ def _start(directory: Path, node: Node) -> None:
     # Ray takes loopback for its address on no other word, and has read its environment by now.
     constants: Any = importlib.import_module("ray._private.ray_constants")
     constants.ENABLE_RAY_CLUSTER = False
-    ray.init(
-        address="local",
-        num_cpus=int(node.cpus),
-        num_gpus=int(node.gpus),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=str(directory / "r"),
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=int(node.cpus),
+            num_gpus=int(node.gpus),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(directory / "r"),
+        )
+    except Exception as error:  # Ray raises the bare class
+        raise ClusterError(
+            f"Ray did not start on this machine, which may be busy: {error}"
+        ) from error
 
 
 def _set_certificate(directory: Path) -> None:
@@ -188,13 +203,27 @@ def _join(directory: Path) -> None:
             )
         time.sleep(0.2)
 
-    host, _, port = address.rpartition(":")
-    while not _listens(host, int(port)):
-        check()
+    import ray.tune  # takes as long as the head does
+
+    await_head(address, check)
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     while not expected <= _alive():
         check()
     (directory / "joined").touch()  # from here on a loss is the cluster's
+
+
+def await_head(address: str, check: Callable[[], None]) -> None:
+    """Returns once the head of a Ray cluster takes drivers and nodes.
+
+    `check` is called between two looks; it sleeps, and raises to give up. To who comes when the
+    head's port answers but its node is not yet known, a second later, Ray says to come back in 2.
+    """
+    host, _, port = address.rpartition(":")
+    while not _listens(host, int(port)):
+        check()
+    gcs = importlib.import_module("ray._raylet").GcsClient(address=address)
+    while not gcs.get_all_node_info(timeout=30):
+        check()
 
 
 def _listens(host: str, port: int) -> bool:
@@ -216,9 +245,28 @@ def _private_directory() -> Iterator[Path]:
     # Socket paths have 107 bytes, and Ray's take most of them: hence the short name.
     directory = Path(tempfile.mkdtemp(prefix="sift-", dir="/tmp"))
     try:
-        yield directory
+        with (directory / "alive").open("w") as alive:
+            fcntl.flock(alive, fcntl.LOCK_EX)
+            _remove_dead(directory.parent)
+            yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_dead(parent: Path) -> None:
+    """Removes this user's whose driver was killed, and so let go of its lock."""
+    for directory in parent.glob("sift-*"):
+        with suppress(OSError):  # alive, or just gone
+            if directory.lstat().st_uid != os.getuid():
+                continue
+            began = (directory / "alive").stat().st_mtime
+            with (directory / "alive").open("r+") as alive:
+                fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - began > 10:  # not one that is about to take its lock
+                    # The lock last: where something still writes, the next driver tries again.
+                    if (directory / "r").exists():
+                        shutil.rmtree(directory / "r")
+                    shutil.rmtree(directory)
 
 
 def _set_environment(token: Path) -> None:

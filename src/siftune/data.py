@@ -91,7 +91,7 @@ def ensure_mnist(directory: Path) -> Path:
     Returns `directory`. Raises DataError if the files cannot be had or written.
     """
     raw = _raw(directory)
-    faults = {file: fault for file in FILES if (fault := _fault(raw / file.name, file))}
+    faults = mnist_faults(directory)
     if not faults:
         return directory
     _check_writable(directory)
@@ -107,6 +107,12 @@ def ensure_mnist(directory: Path) -> Path:
     if failures:
         raise DataError(_advice(raw, faults, failures))
     return directory
+
+
+def mnist_faults(directory: Path) -> dict[IdxFile, str]:
+    """What is wrong with each file of MNIST that is not whole: "missing", or a sentence."""
+    paths = {file: _raw(directory) / file.name for file in FILES}
+    return {file: fault for file, path in paths.items() if (fault := _fault(path, file))}
 
 
 def _raw(directory: Path) -> Path:

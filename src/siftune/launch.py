@@ -118,6 +118,7 @@ def _run(
                 print(f"see to that, then --resume {study.name}", file=sys.stderr)
                 return FAILED
     log.close()
+    _write_report(directory)
     return _conclude(progress, directory)
 
 
@@ -283,6 +284,7 @@ class _Clock:
     def write_summary(self) -> None:
         progress = self._progress
         trials = progress.trials.values()
+        gpus_per_trial = progress.study.gpus_per_trial or 0
         now = time.monotonic()
         wall_s = now - self._start + self._before.get("wall_s", 0.0)
         trial_s = sum(trial.seconds for trial in trials)
@@ -294,6 +296,8 @@ class _Clock:
             "wall_s": wall_s,
             "trial_s": trial_s,
             "slots": progress.slots,
+            "gpus": progress.slots * gpus_per_trial,
+            "gpus_busy": progress.by_state()["running"] * gpus_per_trial,
             "slot_s": slot_s,
             "busy_fraction": trial_s / slot_s,
             "overhead_s_per_trial": max(0.0, slot_s - trial_s) / max(1, ended),
@@ -306,6 +310,15 @@ class _Clock:
 
 
 # ── After the end ───────────────────────────────────────────────────────────────────────────────
+
+
+def _write_report(directory: Path) -> None:
+    try:
+        from siftune import report
+
+        report.write(directory)
+    except Exception as error:  # the study is over and safe: its page is no reason to fail it
+        print(f"report.html is not written: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def _conclude(progress: Progress, directory: Path) -> int:

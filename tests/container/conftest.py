@@ -9,8 +9,8 @@ from tests.cluster.conftest import HERE, checkout, cluster
 __all__ = ["checkout", "cluster"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _image_of_the_cluster(request: pytest.FixtureRequest) -> None:
+@pytest.fixture(scope="session")
+def image_of_the_cluster(request: pytest.FixtureRequest) -> None:
     """Builds the image on the cluster's login node, where there is neither a name nor a reason
     not to: making the cluster needs root."""
     if {"SIFTUNE_IMAGE", "SIFTUNE_ON"} & os.environ.keys() or os.geteuid() != 0:

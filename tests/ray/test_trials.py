@@ -66,6 +66,7 @@ def test_one_trial_that_raises_does_not_end_the_study(mine: Callable[..., Any]) 
     assert "RuntimeError: two is too many" in failed[0]["error"]
     assert "in train" in failed[0]["error"]
     assert result.summary["trials"] == {"completed": 3, "pruned": 0, "failed": 1, "running": 0}
+    assert "RuntimeError: two is too many" in (result.directory / "report.html").read_text()
 
 
 def test_a_study_whose_trials_all_raise_ends_with_1(

@@ -1,0 +1,144 @@
+"""A study as its directory tells it, running, ended or killed: what report and status show.
+
+Neither Ray nor torch is imported, and no searcher: this answers at once, on any machine.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from siftune import journal
+from siftune.errors import UsageError
+from siftune.journal import Trial
+from siftune.space import Config
+from siftune.study import Study, read, read_yaml
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One epoch as it happened; an epoch trained again after a restart happened twice."""
+
+    trial: str
+    epoch: int
+    value: float  # the metric of the study
+    metrics: dict[str, Any]
+    config: Config  # as it was then: PBT changes it
+    begin: float  # s since 1970, as `end`
+    end: float
+    node: str | None
+    gpu: str | None
+
+
+@dataclass(slots=True)
+class History:
+    """Everything that happened in a study, in its order."""
+
+    directory: Path
+    study: Study
+    trials: dict[str, Trial] = field(default_factory=dict)
+    epochs: list[Epoch] = field(default_factory=list)
+    records: list[Epoch] = field(default_factory=list)  # each the best of the study so far
+    tops: dict[str, Epoch] = field(default_factory=dict)  # of each trial: its best
+    began: float | None = None  # the first event's time
+    heard: dict[str, float] = field(default_factory=dict)  # of each trial: its last event's time
+    summary: dict[str, Any] = field(default_factory=dict)  # summary.json, {} before it is written
+
+    @property
+    def best(self) -> Epoch | None:
+        return self.records[-1] if self.records else None
+
+    @property
+    def last(self) -> float | None:
+        """When the last event was; None before the first."""
+        return max(self.heard.values(), default=None)
+
+    def states(self) -> str:
+        """As `6 completed, 5 pruned, 1 running of 12 trials`."""
+        known = [trial.state for trial in self.trials.values()]
+        counted = [f"{known.count(s)} {s}" for s in (*journal.STATES, "running") if s in known]
+        return f"{', '.join(counted) or '0 begun'} of {self.study.trials} trials"
+
+    def better(self, epoch: Epoch, than: Epoch | None) -> bool:
+        sign = self.study.sign()
+        return than is None or sign * epoch.value < sign * than.value
+
+
+def load(directory: Path) -> History:
+    """The history of a study directory. Raises UsageError if its study.yaml cannot be read."""
+    study = read([read_yaml(directory / "study.yaml")], {})
+    found = History(directory, study, summary=journal.read_json(directory / "summary.json"))
+    for event in journal.events(directory):
+        trial = journal.fold(found.trials, event)
+        found.began = found.began or event["time"]
+        found.heard[trial.trial] = event["time"]
+        if event["event"] != "epoch":
+            continue
+        epoch = Epoch(
+            trial.trial,
+            event["epoch"],
+            event["metrics"][study.metric],
+            event["metrics"],
+            trial.config,
+            begin=event["time"] - event["seconds"],
+            end=event["time"],
+            node=trial.node,
+            gpu=trial.gpu,
+        )
+        found.epochs.append(epoch)
+        if found.better(epoch, found.tops.get(trial.trial)):
+            found.tops[trial.trial] = epoch
+        if found.better(epoch, found.best):
+            found.records.append(epoch)
+    return found
+
+
+def find(results: Path, name: str | None) -> list[Path]:
+    """The directory of one study, by name or path; without a name all in `results`, newest last.
+
+    Raises UsageError if there is none.
+    """
+    if name is not None:
+        for directory in (results / name, Path(name)):
+            if (directory / "study.yaml").is_file():
+                return [directory]
+    known = sorted((path.parent for path in results.glob("*/study.yaml")), key=_touched)
+    if name is None and known:
+        return known
+    there = f"; it has: {', '.join(path.name for path in known)}" if known else ""
+    wanted = "no study" if name is None else f"no study {name!r}"
+    raise UsageError(f"there is {wanted} in {results}{there}; look elsewhere with --results DIR")
+
+
+def _touched(directory: Path) -> float:
+    names = ("trials.jsonl", "study.yaml")
+    return next(path.stat().st_mtime for n in names if (path := directory / n).exists())
+
+
+# ── In words ────────────────────────────────────────────────────────────────────────────────────
+
+
+def place(where: Trial | Epoch) -> str:
+    """Node and GPU, as far as they are known."""
+    return f"{where.node or 'somewhere'}{f' GPU {where.gpu}' if where.gpu else ''}"
+
+
+def short(value: Any, *, most: int = 40) -> str:
+    """A value in few characters, on one line."""
+    text = f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def duration(seconds: float) -> str:
+    """As 12 s, 34 min, 5.6 h, 7.8 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 3570:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.3g} h" if seconds < 3 * 86400 else f"{seconds / 86400:.3g} days"
+
+
+def settings(config: Config, study: Study) -> Iterator[str]:
+    """What a config sets of the space: neither constants nor what has no effect."""
+    active = study.space.active(config)
+    return (f"{n}={short(active[n])}" for n in study.space.parameters if n in active)

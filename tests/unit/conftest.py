@@ -1,0 +1,65 @@
+"""A study directory written event by event, for what reads one."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siftune.journal import Journal
+from siftune.study import read
+
+SPACE = {
+    "lr": "loguniform(1e-4, 1)",
+    "depth": "randint(1, 5)",
+    "act": "choice(['relu', 'gelu'])",
+    "width2": "choice([8, 16, 32]) if depth > 1",
+    "epochs": 3,
+}
+
+
+class Written:
+    """Writes events through the journal, a second apart unless told otherwise."""
+
+    def __init__(self, directory: Path, **layer: Any) -> None:
+        self.directory = directory
+        self.now = 1_000_000.0
+        self._log = Journal.create(directory)
+        layer = {"trainable": "t.py:f", "name": directory.name, "space": SPACE} | layer
+        layer = {"trials": 4, "searcher": "random", "scheduler": "asha"} | layer
+        study = read([layer], {})
+        self._space, self._metric = study.space, study.metric
+        self._log.write_text("study.yaml", study.to_yaml())
+        self._names = itertools.count(1)
+
+    def event(self, event: str, trial: str, *, after: float = 1.0, **content: Any) -> None:
+        self.now += after
+        self._log.append({"event": event, "trial": trial, **content, "time": self.now})
+
+    def start(self, **config: Any) -> str:
+        trial = f"{next(self._names):04d}"
+        config = {"lr": 0.1, "depth": 1, "act": "relu", "width2": 8} | config
+        self.event("start", trial, config=self._space.canonical(config))
+        return trial
+
+    def epoch(self, trial: str, epoch: int, value: float, **content: Any) -> None:
+        content = {"seconds": 1.0, "node": "node1", "metrics": {self._metric: value}} | content
+        self.event("epoch", trial, epoch=epoch, **content)
+
+    def trial(self, *values: float, state: str | None = "completed", **config: Any) -> str:
+        """A trial with these values of the metric, ended unless `state` is None."""
+        name = self.start(**config)
+        for epoch, value in enumerate(values, start=1):
+            self.epoch(name, epoch, value)
+        if state:
+            self.event("end", name, state=state)
+        return name
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., Written]:
+    def make(name: str = "study", **layer: Any) -> Written:
+        return Written(tmp_path / "results" / name, **layer)
+
+    return make
