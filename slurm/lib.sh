@@ -145,5 +145,7 @@ in_image() {
     IN_IMAGE+=(--no-home --bind "$PWD" --bind "$(node_tmp "$NODE_TMP")" --pwd "$PWD"
         --env "RAY_AUTH_MODE=token,RAY_AUTH_TOKEN_PATH=$job/token,SIFTUNE_JOB=$job,SIFTUNE_ORIGIN=${origin:-}"
         --env "RAY_USE_TLS=1,RAY_TLS_CA_CERT=$job/tls/job.crt,RAY_TLS_SERVER_CERT=$own.crt,RAY_TLS_SERVER_KEY=$own.key"
+        # Else they have names in /tmp that another account may have taken.
+        --env "MPLCONFIGDIR=$job/matplotlib,TORCHINDUCTOR_CACHE_DIR=$job/inductor"
         "$image")
 }

@@ -112,7 +112,7 @@ start_ray() {
     # What trials write to a temporary directory goes with the job. Ray would start a process for
     # each CPU at once, none of which a trial can use, and one that reads logs for nobody.
     # It opens its own directory to every account: hence one below.
-    exec "${IN_IMAGE[@]}" env TMPDIR="$tmp" RAY_prestart_worker_first_driver=0 \
+    exec "${IN_IMAGE[@]}" env TMPDIR="$tmp" TORCHINDUCTOR_CACHE_DIR="$tmp/inductor" RAY_prestart_worker_first_driver=0 \
         "${ray[@]}" --block --disable-usage-stats --include-log-monitor=false \
         --node-ip-address="$ip" --temp-dir="$tmp/r" \
         --node-manager-port="$first" --object-manager-port=$((first + 1)) \
