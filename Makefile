@@ -10,6 +10,9 @@ UV := $(VENV)/bin/uv
 COMPILE := $(UV) pip compile -q --upgrade --python-version 3.11 --universal --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 
+# ARGS as words of $$@: xargs takes quotes apart as a shell does, and evaluates nothing.
+WORDS = words=$$(xargs -r printf '%q ' <<< "$$ARGS") && eval "set -- $$words"
+
 # What submit.sh, status.sh and build.sh read.
 export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE KEY
 export RESTARTS RESUME DRY_RUN ARGS STUDY RESULTS
@@ -30,7 +33,7 @@ $(VENV)/ready: $(LOCKS)/bootstrap.lock $(LOCKS)/dev.lock pyproject.toml
 	@touch $@
 
 tune: setup ## a study of 8 trials on a part of MNIST, here, in about 3 minutes; ARGS="--searcher hebo"
-	$(VENV)/bin/python entrypoints/tune.py --preset quick $(ARGS)
+	@$(WORDS) && $(VENV)/bin/python entrypoints/tune.py --preset quick "$$@"
 
 image: ## tune.sif, without root: [BASE=debian|SITE.sif FLAVOUR=cu13|cu12|site CA_BUNDLE=FILE OUT=tune.sif]; tune-arm64.sif: ARCH=arm64
 	@containers/build.sh
@@ -63,7 +66,7 @@ logs: ## follows the newest job's log
 	tail -n 50 -F "$$(ls -t slurm-*.out | head -n 1)"
 
 test: lint ## every test
-	$(VENV)/bin/python -m pytest $(ARGS)
+	@$(WORDS) && $(VENV)/bin/python -m pytest "$$@"
 
 # Not a part of test: nearly an hour.
 test-arm: setup ## Turpan's image, built and tested under emulation on the virtual cluster; needs root
@@ -77,10 +80,10 @@ lint: setup ## style and types
 	$(VENV)/bin/shellcheck -s bash -e SC2034 slurm/sites/*.env
 
 bench: setup ## what is measured, as ratios side by side in one run
-	$(VENV)/bin/python -m tests.bench $(ARGS)
+	@$(WORDS) && $(VENV)/bin/python -m tests.bench "$$@"
 
 soak: setup ## random faults against a long study on that cluster: ARGS="--minutes 60 --seed 1"
-	$(VENV)/bin/python -m tests.cluster.soak $(ARGS)
+	@$(WORDS) && $(VENV)/bin/python -m tests.cluster.soak "$$@"
 
 cluster: ## a Slurm cluster of four nodes on this machine, for tests; needs root (tests/cluster/README.md)
 	tests/cluster/up.sh

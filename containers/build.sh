@@ -101,6 +101,9 @@ room() {
 # Sets base_kind and base_name; and base_identity, which changes when the base does.
 read_base() {
   base_name=${BASE:-docker://$(argument BASE "$here/tune.def")}
+  # It becomes a line of the recipe.
+  [[ $base_name != docker:* || $base_name =~ ^docker://[A-Za-z0-9._:/@-]+$ ]] ||
+    die "BASE=$base_name must be by digest: docker://NAME@sha256:…"
   case $base_name in
     debian)
       base_kind=debian
@@ -240,7 +243,7 @@ main() {
   read_base
   flavour=${FLAVOUR:-cu13}
   [[ -n ${FLAVOUR:-} || $base_kind != localimage ]] || flavour=site
-  [[ -f $here/flavours/$flavour.args ]] ||
+  [[ $flavour =~ ^[a-z0-9]+$ && -f $here/flavours/$flavour.args ]] ||
     die "unknown FLAVOUR=$flavour; known: $(flavours)"
   [[ $flavour != site || ( -n ${BASE:-} && $base_kind != debian ) ]] ||
     die "FLAVOUR=site takes torch from its base, and this one has none: BASE=path/to/site.sif"

@@ -32,6 +32,16 @@ node_tmp() {
     printf '%s\n' "${path//%j/$SLURM_JOB_ID}"
 }
 
+# own_directory PARENT NAME: makes a directory that only this account can enter. Its name can be guessed:
+# where another account has taken it, there is another one.
+own_directory() {
+    local path=$1/$2
+    mkdir -p "$1" || return
+    [[ -L $path || ! -O $path ]] || rm -rf "$path" # of this job's earlier run
+    mkdir -m 700 "$path" 2>/dev/null || path=$(mktemp -d "$1/sift-XXXXXX") || return
+    printf '%s\n' "$path"
+}
+
 # address [INTERFACE]: this node's IPv4 address there, or the one that its name resolves to
 address() {
     local found
@@ -103,15 +113,39 @@ sbatch_options() {
     )
 }
 
-# in_image IMAGE JOB: sets IN_IMAGE, what a command is put behind to run in the container, with the
-# job's token and without a home. An array and not a function, so that the process in the
-# background is the command itself and can be signalled.
+# certificate NAME [ADDRESS]: makes NAME.key and NAME.crt in the job's tls/: for a server at that
+# address, or, without one, the authority that signs the others.
+certificate() {
+    local path=$job/tls/$1 openssl=(openssl)
+    command -v openssl > /dev/null || openssl=("${IN_IMAGE[@]}" openssl)
+    if [[ -z ${2:-} ]]; then
+        "${openssl[@]}" req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 365 \
+            -subj "/CN=siftune-$SLURM_JOB_ID" -keyout "$path.key" -out "$path.crt" 2> "$path.log"
+        return
+    fi
+    printf 'subjectAltName=IP:%s,IP:127.0.0.1,DNS:localhost\n' "$2" > "$path.names"
+    "${openssl[@]}" req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+        -subj "/CN=$1" -keyout "$path.key" -out "$path.csr" 2> "$path.log" &&
+        "${openssl[@]}" x509 -req -in "$path.csr" -CA "$job/tls/job.crt" -CAkey "$job/tls/job.key" \
+            -set_serial "0x$(head -c 8 /dev/urandom | od -An -tx1 | tr -d ' \n')" -days 365 \
+            -extfile "$path.names" -out "$path.crt" 2>> "$path.log"
+}
+
+# in_image IMAGE JOB [NAME]: sets IN_IMAGE, what a command is put behind to run in the container, with
+# the job's token, the certificate of that name, and without a home. An array and not a function,
+# so that the process in the background is the command itself and can be signalled.
+#
+# Ray's own check of the token leaves doors open: in 2.60 a call of RaySyncer/StartSync without one
+# ends the head. Hence TLS, where a connection without a certificate of the job's is no connection.
 in_image() {
-    local image=$1 job=$2
+    local image=$1 job=$2 own=$2/tls/${3:-driver}
     IN_IMAGE=(apptainer --silent exec)
     [[ -z $GPU_FLAG ]] || IN_IMAGE+=("$GPU_FLAG")
     [[ -z $BINDS ]] || IN_IMAGE+=(--bind "$BINDS")
     IN_IMAGE+=(--no-home --bind "$PWD" --bind "$(node_tmp "$NODE_TMP")" --pwd "$PWD"
         --env "RAY_AUTH_MODE=token,RAY_AUTH_TOKEN_PATH=$job/token,SIFTUNE_JOB=$job,SIFTUNE_ORIGIN=${origin:-}"
+        --env "RAY_USE_TLS=1,RAY_TLS_CA_CERT=$job/tls/job.crt,RAY_TLS_SERVER_CERT=$own.crt,RAY_TLS_SERVER_KEY=$own.key"
+        # Else they have names in /tmp that another account may have taken.
+        --env "MPLCONFIGDIR=$job/matplotlib,TORCHINDUCTOR_CACHE_DIR=$job/inductor"
         "$image")
 }

@@ -13,7 +13,6 @@ main() {
     job=$4
     source "$project/slurm/lib.sh"
     load_site "$project" "$site"
-    umask 077
     role=worker me=$NODE
     if [[ ${5:-} == join ]]; then
         me=$NODE.$SLURM_JOB_ID # its first job may be on this node too
@@ -22,11 +21,11 @@ main() {
     fi
     tmp=$(node_tmp "$NODE_TMP")
     check "$image"
-    tmp=$tmp/sift-$SLURM_JOB_ID
-    # Ray's sockets lie below it, and a socket's path has 107 bytes.
-    ((${#tmp} <= 43)) || refuse "NODE_TMP makes the path $tmp, longer than 43 characters"
+    tmp=$(own_directory "$tmp" "sift-$SLURM_JOB_ID") || refuse "cannot make a directory in $tmp: correct NODE_TMP in the site's file"
     patience_s=20
     trap 'stop_ray; rm -rf "$tmp"' EXIT
+    # Ray's sockets lie below it, and a socket's path has 107 bytes.
+    ((${#tmp} + 2 <= 43)) || refuse "NODE_TMP makes the path $tmp/r, longer than 43 characters"
     # From outside, a signal goes to all processes of the step, the image's file system among them:
     # Ray cannot end well any more, and Slurm's patience is short.
     trap 'patience_s=2; exit 0' TERM
@@ -44,7 +43,6 @@ main() {
 # run_ray: starts Ray and waits for its end; leaves with the job's
 run_ray() {
     local status=0
-    mkdir -p "$tmp"
     set -m # a process group of Ray's own
     start_ray &> "$job/log/$me" &
     ray_pid=$!
@@ -58,7 +56,7 @@ run_ray() {
     over && exit 0
     # Apptainer's own status: there was no container.
     ((status != 255)) || refuse "the image does not start here: $(tail -n 5 "$job/log/$me")"
-    rm -rf "$tmp"
+    rm -rf "$tmp/r"
 }
 
 # over: whether the job that the cluster is of has ended
@@ -68,7 +66,7 @@ over() {
 
 # check IMAGE: what makes every start fail, said in seconds
 check() {
-    local image=$1 room bind architecture
+    local image=$1 room bind architecture own
     [[ -r $image ]] || refuse "cannot read the image $image from this node"
     for bind in ${BINDS//,/ }; do
         [[ -e ${bind%%:*} ]] || refuse "BINDS names $bind, which is not on this node: correct the site's file"
@@ -79,7 +77,9 @@ check() {
     architecture=$(architecture_of "$image")
     [[ $architecture == "$(uname -m)" ]] ||
         refuse "the image does not start here: it is for $architecture and this node is $(uname -m): make image ARCH=$(uname -m)"
-    in_image "$image" "$job"
+    in_image "$image" "$job" "$me"
+    own=$(address "$INTERFACE")
+    certificate "$me" "$own" || refuse "openssl made no certificate: $(cat "$job/tls/$me.log")"
 }
 
 # architecture_of IMAGE: in the kernel's word; this node's where the image does not say
@@ -111,9 +111,10 @@ start_ray() {
     store_mib=$(printf '%s\n' $((memory_mib / 10)) 2048 $((shm_mib / 2)) | sort -n | head -n 1)
     # What trials write to a temporary directory goes with the job. Ray would start a process for
     # each CPU at once, none of which a trial can use, and one that reads logs for nobody.
-    exec "${IN_IMAGE[@]}" env TMPDIR="$tmp" RAY_prestart_worker_first_driver=0 \
+    # It opens its own directory to every account: hence one below.
+    exec "${IN_IMAGE[@]}" env TMPDIR="$tmp" TORCHINDUCTOR_CACHE_DIR="$tmp/inductor" RAY_prestart_worker_first_driver=0 \
         "${ray[@]}" --block --disable-usage-stats --include-log-monitor=false \
-        --node-ip-address="$ip" --temp-dir="$tmp" \
+        --node-ip-address="$ip" --temp-dir="$tmp/r" \
         --node-manager-port="$first" --object-manager-port=$((first + 1)) \
         --dashboard-agent-listen-port=$((first + 2)) --dashboard-agent-grpc-port=$((first + 3)) \
         --runtime-env-agent-port=$((first + 4)) --metrics-export-port=$((first + 5)) \

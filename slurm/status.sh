@@ -14,6 +14,8 @@ main() {
     else
         echo "no Slurm here: only the studies"
     fi
+    [[ -z ${STUDY:-} || $STUDY =~ ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$ ]] ||
+        die "STUDY must be the name of a study, got '$STUDY'" 2
     for study in "$results"/${STUDY:-*}/study.yaml; do
         [[ -e $study ]] || continue
         show "${study%/study.yaml}"

@@ -23,12 +23,18 @@ main() {
     check_name NAME "${NAME:-siftune}"
     check_name RESUME "${RESUME:-siftune}"
     [[ -z ${RESUME:-} || -z ${NAME:-} ]] || die "RESUME=$RESUME goes on with that study: leave out NAME=$NAME" 2
+    [[ -z $given_account || $given_account =~ ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$ ]] ||
+        die "ACCOUNT must be letters, digits, '.', '_' and '-', got '$given_account'" 2
+    [[ $image != -* ]] || die "IMAGE must not begin with '-', got '$image': IMAGE=./$image" 2
+    # What Apptainer takes binds and variables apart at.
+    [[ $PWD != *[,:\"]* ]] || die "submit from a directory without comma, colon and quote in its path: $PWD" 2
     [[ $restarts =~ ^[0-9]{1,4}$ ]] || die "RESTARTS must be a whole number, got '$restarts'" 2
 
     local name=${NAME:-${RESUME:-siftune}}
     local -a words=() command
     # xargs takes quotes apart as a shell does, and evaluates nothing.
-    [[ -z ${ARGS:-} ]] || mapfile -d '' -t words < <(xargs printf '%s\0' <<< "$ARGS")
+    xargs -r true <<< "${ARGS:-}" || die "ARGS must be flags as a shell reads them, got: $ARGS" 2
+    mapfile -d '' -t words < <(xargs -r printf '%s\0' <<< "${ARGS:-}")
     [[ -z ${NAME:-} ]] || words+=(--name "$NAME")
     [[ -z ${RESUME:-} ]] || words+=(--resume "$RESUME")
     words=("$PROJECT/slurm/tune.sbatch" "$PROJECT" "$site" "$image" "$restarts" - "${words[@]}")

@@ -10,12 +10,14 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ def connect() -> Iterator[None]:
         yield
     elif directory := _directory():
         _set_environment(directory / "token")
+        _read_environment()
         try:
             _join(directory)
             yield
@@ -122,6 +125,8 @@ def connect() -> Iterator[None]:
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32))
             _set_environment(token)
+            _set_certificate(directory)
+            _read_environment()
             try:
                 _start(directory, nodes()[0])
                 yield
@@ -135,10 +140,13 @@ class ClusterError(RuntimeError):
 
 def _start(directory: Path, node: Node) -> None:
     """Ray on this machine, reachable by nobody else: its files, sockets and token are in a
-    directory of its own, mode 0700. Ray makes its session directory open to all, and a foreign
-    /tmp/ray is an error."""
+    directory of its own, mode 0700, and its ports on loopback. Ray opens the directory that it is
+    given to every account, hence one below; a foreign /tmp/ray is an error."""
     import ray
 
+    # Ray takes loopback for its address on no other word, and has read its environment by now.
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    constants.ENABLE_RAY_CLUSTER = False
     try:
         ray.init(
             address="local",
@@ -147,12 +155,31 @@ def _start(directory: Path, node: Node) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            _temp_dir=str(directory),
+            _temp_dir=str(directory / "r"),
         )
     except Exception as error:  # Ray raises the bare class
         raise ClusterError(
             f"Ray did not start on this machine, which may be busy: {error}"
         ) from error
+
+
+def _set_certificate(directory: Path) -> None:
+    """TLS, so that without this certificate there is no connection: see in_image in slurm/lib.sh.
+
+    Where there is no openssl the token alone guards Ray's ports.
+    """
+    own = {"RAY_TLS_SERVER_CERT": "tls.crt", "RAY_TLS_SERVER_KEY": "tls.key"}
+    paths = {name: str(directory / file) for name, file in own.items()}
+    paths["RAY_TLS_CA_CERT"] = paths["RAY_TLS_SERVER_CERT"]
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 365"
+    command += " -subj /CN=siftune -addext subjectAltName=IP:127.0.0.1,DNS:localhost"
+    to = ["-out", paths["RAY_TLS_SERVER_CERT"], "-keyout", paths["RAY_TLS_SERVER_KEY"]]
+    try:
+        subprocess.run([*command.split(), *to], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        os.environ["RAY_USE_TLS"] = "0"
+        return
+    os.environ |= paths | {"RAY_USE_TLS": "1"}
 
 
 def _join(directory: Path) -> None:
@@ -229,21 +256,26 @@ def _private_directory() -> Iterator[Path]:
 def _remove_dead(parent: Path) -> None:
     """Removes this user's whose driver was killed, and so let go of its lock."""
     for directory in parent.glob("sift-*"):
-        with suppress(OSError):  # another user's, alive, or just gone
+        with suppress(OSError):  # alive, or just gone
+            if directory.lstat().st_uid != os.getuid():
+                continue
             began = (directory / "alive").stat().st_mtime
             with (directory / "alive").open("r+") as alive:
                 fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if time.time() - began > 10:  # not one that is about to take its lock
                     # The lock last: where something still writes, the next driver tries again.
-                    for path in directory.glob("session*"):
-                        shutil.rmtree(path)
+                    if (directory / "r").exists():
+                        shutil.rmtree(directory / "r")
                     shutil.rmtree(directory)
 
 
 def _set_environment(token: Path) -> None:
-    raylet = importlib.import_module("ray._raylet")  # compiled: types do not know it
     os.environ |= _ENVIRONMENT | {"RAY_AUTH_TOKEN_PATH": str(token)}
     os.environ.pop("RAY_ADDRESS", None)
+
+
+def _read_environment() -> None:
+    raylet = importlib.import_module("ray._raylet")  # compiled: types do not know it
     # Ray reads its environment when it is imported, which a user's file or the space did long ago.
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()

@@ -42,6 +42,9 @@ def read_study(flags: Mapping[str, Any]) -> tuple[Study, bool]:
     if flags["resume"] is not None:
         if settings or flags["space"] or flags["config"]:
             mistakes.append("--resume goes on with the study as it is: leave out --set, --space …")
+        if not study.is_name(flags["resume"]):
+            mistakes.append(f"--resume must be the name of a study, got {flags['resume']!r}")
+            raise UsageError(mistakes)
         found = attempt(launch.resumed, flags["results"] / flags["resume"], layer)
         if mistakes:
             raise UsageError(mistakes)
@@ -54,7 +57,7 @@ def read_study(flags: Mapping[str, Any]) -> tuple[Study, bool]:
         base = PRESETS.get(flags["preset"], PRESETS["mnist"])
         if flags["preset"] not in PRESETS:
             mistakes.append(f"unknown preset {flags['preset']!r}; known: {', '.join(PRESETS)}")
-    if flags["space"]:
+    if flags["space"] is not None:
         layer["space"] = attempt(read_space, flags["space"])
     try:
         found = study.read([base, layer], settings, mark=cluster.job())
@@ -110,7 +113,9 @@ def read_time(flag: str, text: str) -> float:
 def _layer(flags: Mapping[str, Any], mistakes: list[str]) -> dict[str, Any]:
     """What the flags say of the study. What cannot be read goes to `mistakes`."""
     layer = {name: flags[name] for name in _TEXTS if flags[name] is not None}
-    layer |= {name: _value(flags[name]) for name in _NUMBERS if flags[name] is not None}
+    # An empty text is no number, and is not to mean the default.
+    given = {name: flags[name] for name in _NUMBERS if flags[name] is not None}
+    layer |= {n: text if _value(text) is None else _value(text) for n, text in given.items()}
     for flag, name in _OPTIONS.items():
         if flags[flag]:
             layer[name] = _assignments("--" + flag.replace("_", "-"), flags[flag], mistakes)

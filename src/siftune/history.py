@@ -3,6 +3,7 @@
 Neither Ray nor torch is imported, and no searcher: this answers at once, on any machine.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,9 +101,10 @@ def find(results: Path, name: str | None) -> list[Path]:
     """
     if name is not None:
         for directory in (results / name, Path(name)):
-            if (directory / "study.yaml").is_file():
+            if os.path.isfile(directory / "study.yaml"):  # noqa: PTH113, never raises
                 return [directory]
-    known = sorted((path.parent for path in results.glob("*/study.yaml")), key=_touched)
+    found = results.glob("*/study.yaml") if os.path.isdir(results) else ()  # noqa: PTH112
+    known = sorted((path.parent for path in found), key=_touched)
     if name is None and known:
         return known
     there = f"; it has: {', '.join(path.name for path in known)}" if known else ""

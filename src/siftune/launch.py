@@ -62,7 +62,9 @@ def launch(
         raise UsageError(mistakes)
     trainable.prepare()
 
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Nobody else's, until the user says so of this one directory: its files have the user's umask.
+    directory.mkdir(mode=0o700, exist_ok=True)
     driver = Lease(directory, job=cluster.job())
     try:
         if not resume and (mistakes := _directory_mistakes(directory)):

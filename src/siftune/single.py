@@ -68,6 +68,8 @@ def evaluate(best: Path, *, data: Path) -> dict[str, float]:
             f"{study.trainable} is your own: load {record.get('checkpoint')} with your own code"
         )
     weights = best.parent / str(record["checkpoint"])
+    if not weights.resolve().is_relative_to(best.parent.resolve()):
+        raise UsageError(f"{best} names weights outside of its study: {record['checkpoint']}")
     if not weights.is_file():
         raise UsageError(f"the weights {weights} are not there")
     trainable = Trainable(

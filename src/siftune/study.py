@@ -202,6 +202,11 @@ def _space(values: Mapping[str, Any]) -> Space:
     return Space.read(trainables.default_space(str(values.get("trainable"))))
 
 
+def is_name(text: str) -> bool:
+    """Whether a study may be called so: it is a directory's name, and a Slurm job's."""
+    return bool(_NAME.fullmatch(text))
+
+
 def _name(values: Mapping[str, Any], mark: str | None) -> str:
     stem = Path(str(values["trainable"]).partition(":")[0]).stem
     return f"{stem}-{mark or time.strftime('%Y%m%d-%H%M%S')}"

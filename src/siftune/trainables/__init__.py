@@ -15,6 +15,7 @@ The user's own is any function of a config in a file, FILE.py:FUNC, that calls `
 import importlib
 import importlib.util
 import inspect
+import os
 import random
 import sys
 import tempfile
@@ -120,7 +121,7 @@ def load_file(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    if spec is None or spec.loader is None or not os.path.isfile(path):  # noqa: PTH113, never raises
         raise UsageError(f"{path} is not a Python file")
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[name] = loaded
