@@ -26,13 +26,13 @@ def script(name: str, *words: str, timeout_s: float = 300) -> subprocess.Complet
     )
 
 
-def poll(condition: Callable[[], bool], deadline_s: float, what: str) -> None:
+def poll(condition: Callable[[], bool], deadline_s: float, what: str, every_s: float = 0.2) -> None:
     """Returns as soon as the condition holds; fails at the deadline, naming what did not happen."""
     end = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > end:
             pytest.fail(f"{what}: not within {deadline_s:.0f} s")
-        time.sleep(0.2)
+        time.sleep(every_s)
 
 
 class Cluster:
