@@ -25,12 +25,8 @@ class Job:
 
     def wait(self, deadline_s: float = 240, every_s: float = 0.2) -> str:
         """Its log, once it has ended."""
-        poll(
-            lambda: not self.queued("PD,R,CG"),
-            deadline_s,
-            f"the end of job {self.number}: {self.log()}",
-            every_s,
-        )
+        what = f"the end of {self.number}"
+        poll(lambda: not self.queued("PD,R,CG"), deadline_s, what, self.log, every_s)
         return self.log()
 
     def log(self) -> str:

@@ -59,7 +59,9 @@ class User:
         assert study, "the README gives the study a name"
         job = self._job = Job(self._cluster, "hpc1", self._directory, number[1])
         self._study = study[1]
-        poll(lambda: "epoch 1 " in job.log() or not job.queued("PD,R"), 600, "a first epoch")
+        poll(
+            lambda: "epoch 1 " in job.log() or not job.queued("PD,R"), 600, "a first epoch", job.log
+        )
         assert "epoch 1 " in job.log(), job.log()
 
     def _status(self, line: str) -> None:

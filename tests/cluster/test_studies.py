@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from siftune.searchers import SEARCHERS
 from tests.cluster.conftest import Cluster, poll
-from tests.cluster.jobs import Job, events, submit_in
+from tests.cluster.jobs import Job, events
 
 # Small networks, two epochs: what is tested is the cluster.
 SMALL = (
@@ -23,25 +24,6 @@ DISCRETE = (
     " --set kernel1=3 --set kernel2=3 --set fc_dim=64 --set batch_size=64 --set activation=relu"
     " --set scheduler=none --set optimizer=adam --set step_size=10"
 )
-
-
-@pytest.fixture
-def submit(cluster: Cluster, checkout: str, data: str) -> Iterator[Callable[..., Job]]:
-    """`make submit` in a new directory with the project and the image in it."""
-    directories: list[str] = []
-
-    def run(account: str = "hpc1", prepare: str = "true", **variables: Any) -> Job:
-        directory = cluster.check(account, "mktemp", "-d", "/work/job.XXXXXX").strip()
-        directories.append(directory)
-        return submit_in(
-            directory, cluster, checkout, account=account, prepare=prepare, **variables
-        )
-
-    yield run
-    for directory in directories:
-        # A job's last words may come a moment after its end.
-        again = f"for try in 1 2 3 4 5; do rm -rf {directory} && break; sleep 1; done"
-        cluster.check("root", "bash", "-c", again)
 
 
 def check_study(study: Path, *, trials: int, slots: int) -> list[dict[str, Any]]:
@@ -199,6 +181,7 @@ def test_a_cancelled_job_leaves_nothing(
     said = cluster.check("hpc1", "make", "-C", job.directory, "status", "SITE=virtual")
     assert "RUNNING" in said
     assert "s: 0 completed" in said
+    assert re.search(r"[1-4] of 4 GPUs busy", said)
     if how == "scancel":
         cluster.check("hpc1", "scancel", job.number)
     else:
