@@ -28,7 +28,11 @@ def script(name: str, *words: str, timeout_s: float = 300) -> subprocess.Complet
 
 
 def poll(
-    condition: Callable[[], bool], deadline_s: float, what: str, log: Callable[[], str] = str
+    condition: Callable[[], bool],
+    deadline_s: float,
+    what: str,
+    log: Callable[[], str] = str,
+    every_s: float = 0.2,
 ) -> None:
     """Returns as soon as the condition holds; fails at the deadline, naming what did not happen.
 
@@ -38,7 +42,7 @@ def poll(
     while not condition():
         if time.monotonic() > end:
             pytest.fail(f"{what}: not within {deadline_s:.0f} s; {log()}")
-        time.sleep(0.2)
+        time.sleep(every_s)
 
 
 class Cluster:

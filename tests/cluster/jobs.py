@@ -23,9 +23,10 @@ class Job:
         queue = ("squeue", "--noheader", f"--jobs={self.number}", f"--states={states}")
         return bool(self.cluster.run(self.account, *queue).stdout.strip())
 
-    def wait(self, deadline_s: float = 240) -> str:
+    def wait(self, deadline_s: float = 240, every_s: float = 0.2) -> str:
         """Its log, once it has ended."""
-        poll(lambda: not self.queued("PD,R,CG"), deadline_s, f"the end of {self.number}", self.log)
+        what = f"the end of {self.number}"
+        poll(lambda: not self.queued("PD,R,CG"), deadline_s, what, self.log, every_s)
         return self.log()
 
     def log(self) -> str:
