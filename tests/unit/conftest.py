@@ -25,7 +25,8 @@ class Written:
     def __init__(self, directory: Path, **layer: Any) -> None:
         self.directory = directory
         self.now = 1_000_000.0
-        self._log = Journal.create(directory)
+        directory.mkdir(parents=True)
+        self._log = Journal(directory)
         layer = {"trainable": "t.py:f", "name": directory.name, "space": SPACE} | layer
         layer = {"trials": 4, "searcher": "random", "scheduler": "asha"} | layer
         study = read([layer], {})
