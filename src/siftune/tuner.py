@@ -10,6 +10,7 @@ tried again takes the same path, as a new trial of Ray's under the old name.
 import contextlib
 import copy
 import functools
+import logging
 import math
 import os
 import re
@@ -63,6 +64,8 @@ def run(
     """
     # Slots may be added while it runs: _Link.free() bounds what is started, not Ray.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
+    # That its snapshots, which nobody reads, cannot be written is no news beside what cannot.
+    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
     link = _Link(study, progress, directory)
     (directory / "checkpoints").mkdir(exist_ok=True)
     # tune.run, not Tuner: the latter pickles searcher, scheduler and callbacks to disk.
