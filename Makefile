@@ -14,8 +14,8 @@ COMPILE := $(UV) pip compile -q --upgrade --python-version 3.11 --universal --ge
 export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE KEY
 export RESTARTS RESUME DRY_RUN ARGS STUDY RESULTS
 
-.PHONY: help setup tune image sbom sign verify dist submit grow status cancel logs test lint bench \
-	cluster cluster-down lock clean
+.PHONY: help setup tune image sbom sign verify dist submit grow status cancel logs test test-arm lint \
+	bench soak cluster cluster-down lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,7 +32,7 @@ $(VENV)/ready: $(LOCKS)/bootstrap.lock $(LOCKS)/dev.lock pyproject.toml
 tune: setup ## a study of 8 trials on a part of MNIST, here, in about 3 minutes; ARGS="--searcher hebo"
 	$(VENV)/bin/python entrypoints/tune.py --preset quick $(ARGS)
 
-image: ## tune.sif, without root: [BASE=debian|SITE.sif FLAVOUR=cu13|cu12|site CA_BUNDLE=FILE OUT=tune.sif]
+image: ## tune.sif, without root: [BASE=debian|SITE.sif FLAVOUR=cu13|cu12|site CA_BUNDLE=FILE OUT=tune.sif]; tune-arm64.sif: ARCH=arm64
 	@containers/build.sh
 
 sbom: ## tune.cdx.json, the packages in tune.sif as CycloneDX: [IMAGE=tune.sif]
@@ -65,6 +65,10 @@ logs: ## follows the newest job's log
 test: lint ## every test
 	$(VENV)/bin/python -m pytest $(ARGS)
 
+# Not a part of test: nearly an hour.
+test-arm: setup ## Turpan's image, built and tested under emulation on the virtual cluster; needs root
+	SIFTUNE_ARCH=arm64 $(VENV)/bin/python -m pytest tests/container/test_image.py --timeout=7200 $(ARGS)
+
 lint: setup ## style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -74,6 +78,9 @@ lint: setup ## style and types
 
 bench: setup ## what is measured, as ratios side by side in one run
 	$(VENV)/bin/python -m tests.bench $(ARGS)
+
+soak: setup ## random faults against a long study on that cluster: ARGS="--minutes 60 --seed 1"
+	$(VENV)/bin/python -m tests.cluster.soak $(ARGS)
 
 cluster: ## a Slurm cluster of four nodes on this machine, for tests; needs root (tests/cluster/README.md)
 	tests/cluster/up.sh

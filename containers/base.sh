@@ -54,7 +54,8 @@ main() {
   apt=$(apt_options)
   mirrors=$(sources)
   local options=(--quiet --format=tar --variant=essential --include="$PACKAGES") lines=()
-  [[ -z $architecture ]] || options+=(--architectures="$architecture")
+  # It would need arch-test to say whether another architecture can be emulated: dpkg says so too.
+  [[ -z $architecture ]] || options+=(--architectures="$architecture" --skip=check/qemu)
   while read -r line; do [[ -z $line ]] || options+=(--aptopt="$line"); done <<<"$apt"
   while read -r line; do [[ -z $line ]] || lines+=("$line"); done <<<"$mirrors"
 

@@ -2,12 +2,13 @@
 # Builds the image, without root, if an input has changed since it was built. `make image` calls it;
 # what it is to do is in the environment, every variable may be empty:
 #
-#   OUT        the image [tune.sif]
+#   OUT        the image [tune.sif; for another machine's architecture tune-ARCH.sif]
 #   BASE       what it is built on: nothing, for the official Python image of tune.def; debian, for
 #              a tree made from Debian's packages without a container registry; a site's image
 #              (FILE.sif or a directory); or docker://NAME@sha256:…
 #   FLAVOUR    which lock of containers/flavours [site on a site's image, else cu13]
-#   ARCH       the architecture [this machine's]
+#   ARCH       the architecture: x86_64 or aarch64 [this machine's]; another than this machine's is
+#              emulated by qemu, which root has to have registered with the kernel
 #   CA_BUNDLE  certificates, for a site behind a TLS proxy; not left in the image [$SSL_CERT_FILE]
 #   CACHE      a directory that keeps what was downloaded for the next build [nothing is kept]
 set -euo pipefail
@@ -37,31 +38,53 @@ flavours() {
 # The value of NAME in an argument file.
 argument() { sed -n "s/^ *$1=//p" "$2" | head -n 1; }
 
-# A Debian or kernel name of an architecture, as the kernel says it.
-kernel_name() {
-  case $1 in
-    amd64) echo x86_64 ;;
-    arm64) echo aarch64 ;;
-    *) echo "$1" ;;
+# Sets architecture, in the kernel's word, and debian_architecture; and foreign, where it is not
+# this machine's.
+read_architecture() {
+  local machine
+  machine=$(uname -m)
+  case ${ARCH:-$machine} in
+    x86_64 | amd64) architecture=x86_64 debian_architecture=amd64 ;;
+    aarch64 | arm64) architecture=aarch64 debian_architecture=arm64 ;;
+    *) die "unknown ARCH=${ARCH:-$machine}; known: x86_64 (amd64), aarch64 (arm64)" ;;
   esac
+  foreign=
+  [[ $architecture == "$machine" ]] || foreign=yes
 }
 
 check_architecture() {
-  local wanted machine supported
-  machine=$(uname -m)
-  wanted=$(kernel_name "${ARCH:-$machine}")
-  [[ $wanted == "$machine" ]] ||
-    die "ARCH=$ARCH cannot be built on $machine yet: build on a machine with that architecture"
+  local supported
   supported=$(argument ARCHITECTURES "$here/flavours/$flavour.args")
-  [[ " $supported " == *" $wanted "* ]] ||
-    die "FLAVOUR=$flavour is for $supported alone, and this is $wanted: take FLAVOUR=cu13, or" \
+  [[ " $supported " == *" $architecture "* ]] ||
+    die "FLAVOUR=$flavour is for $supported alone, and this is $architecture: take FLAVOUR=cu13, or" \
       "FLAVOUR=site on an image with a torch for older drivers"
+  [[ -z $foreign ]] || check_emulation
+}
+
+# With the flag F the kernel holds the emulator open, and finds it from inside a container too.
+check_emulation() {
+  local binfmt=${BINFMT_MISC:-/proc/sys/fs/binfmt_misc}
+  local entry=$binfmt/qemu-$architecture
+  if ! grep -qsx enabled "$entry" || ! grep -qs '^flags:.*F' "$entry"; then
+    die "ARCH=$architecture has to be emulated on this $(uname -m), and its kernel has no emulator that" \
+      "works in containers ($entry, with the flag F). Root can register one, qemu 8.1 or newer" \
+      "(Debian 13, Ubuntu 24.04: apt install qemu-user-static binfmt-support), and where nothing is" \
+      "in $binfmt: mount -t binfmt_misc binfmt_misc $binfmt"
+  fi
 }
 
 check_apptainer() {
   command -v "$apptainer" >/dev/null ||
     die "there is no $apptainer on this machine. Install it (apptainer.org), load its module" \
       "(module load apptainer), name it (APPTAINER=…), or build elsewhere and copy tune.sif here"
+  [[ -z $foreign ]] || is_apptainer_1_4 ||
+    die "ARCH=$architecture on this $(uname -m) needs Apptainer 1.4 or newer, for build --arch"
+}
+
+is_apptainer_1_4() {
+  local version
+  version=$("$apptainer" --version | sed -n 's/^apptainer version \([0-9.]*\).*/\1/p')
+  [[ -n $version && $(printf '%s\n' 1.4 "$version" | sort -V | head -n 1) == 1.4 ]]
 }
 
 # room DIRECTORY GIB VARIABLE: before a build of minutes, not after it.
@@ -109,7 +132,7 @@ make_base() {
       say "making a Debian tree …"
       # Relative to the recipe's directory: the image bears this name.
       bootstrap=localimage from=../debian
-      "$here/base.sh" "$scratch/debian"
+      "$here/base.sh" "$scratch/debian" "$debian_architecture"
       # The packages and their versions say which tree it is.
       base_digest=sha256:$(sha256sum <"$scratch/debian/var/lib/dpkg/status" | cut -d ' ' -f 1)
       ;;
@@ -131,11 +154,11 @@ stage() {
     tar -x -C "$scratch/context"
 }
 
-# One sum over the names and contents of what is staged, and over the base.
+# One sum over the names and contents of what is staged, over the base and the architecture.
 inputs() {
   {
     (cd "$scratch/context" && find . -type f -print0 | sort -z | xargs -0 sha256sum)
-    printf '%s\n' "$base_identity"
+    printf '%s\n' "$base_identity" "$architecture"
   } | sha256sum | cut -d ' ' -f 1
 }
 
@@ -159,9 +182,7 @@ commit() {
 
 # zstd starts faster and packs better than gzip; `apptainer build` can be told so since 1.4.
 compression() {
-  local version
-  version=$("$apptainer" --version | sed -n 's/^apptainer version \([0-9.]*\).*/\1/p')
-  if [[ -n $version && $(printf '%s\n' 1.4 "$version" | sort -V | head -n 1) == 1.4 ]]; then
+  if is_apptainer_1_4; then
     echo "--mksquashfs-args=-comp zstd -Xcompression-level 3"
   else
     say "the image is compressed with gzip: zstd needs Apptainer 1.4 or newer"
@@ -174,6 +195,9 @@ build() {
   lock=sha256:$(sha256sum <"$here/flavours/$flavour.lock" | cut -d ' ' -f 1)
   zstd=$(compression)
   [[ -z $zstd ]] || options+=("$zstd")
+  # Which of a registry's images is taken, and a label. What the SIF's header says is read from the
+  # tree's own programs.
+  [[ -z $foreign ]] || options+=(--arch "$debian_architecture")
   [[ -z $certificates ]] || cp -L "$certificates" "$scratch/mnt/ca-bundle.pem"
   # A bind needs a directory in the base: /mnt is in every one.
   options+=(--bind "$scratch/mnt:/mnt")
@@ -208,7 +232,9 @@ clean_up() {
 }
 
 main() {
-  out=$(realpath -m "${OUT:-tune.sif}")
+  read_architecture
+  # An image that does not run here is not put in the place of one that does.
+  out=$(realpath -m "${OUT:-tune${foreign:+-$debian_architecture}.sif}")
   certificates=${CA_BUNDLE:-${SSL_CERT_FILE:-}}
   [[ -z $certificates || -r $certificates ]] || die "CA_BUNDLE=$certificates cannot be read"
   read_base
@@ -237,7 +263,8 @@ main() {
   room "$temporary" "$TREE_GIB" APPTAINER_TMPDIR
   make_base
   build
-  say "$out: $(du -h "$out" | cut -f 1), flavour $flavour; try it: apptainer run $out --preset quick"
+  say "$out: $(du -h "$out" | cut -f 1), flavour $flavour, $architecture;" \
+    "try it: apptainer run $out --preset quick"
 }
 
 main

@@ -79,11 +79,6 @@ used_ports() {
     done
 }
 
-# reachable ADDRESS PORT: whether something listens there
-reachable() {
-    (exec 3<> "/dev/tcp/$1/$2") 2>/dev/null
-}
-
 # sbatch_options NAME PARTITION ACCOUNT NODES GPUS_PER_NODE MINUTES: sets OPTIONS, all but the script
 sbatch_options() {
     local name=$1 partition=$2 account=$3 nodes=$4 gpus=$5 minutes=$6 warning_s

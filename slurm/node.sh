@@ -43,6 +43,7 @@ main() {
 
 # run_ray: starts Ray and waits for its end; leaves with the job's
 run_ray() {
+    local status=0
     mkdir -p "$tmp"
     set -m # a process group of Ray's own
     start_ray &> "$job/log/$me" &
@@ -52,9 +53,11 @@ run_ray() {
         over && exit 0
         sleep 0.2 || true
     done
-    wait "$ray_pid" || true
+    wait "$ray_pid" || status=$?
     kill -KILL -- "-$ray_pid" 2>/dev/null || true # what it left
     over && exit 0
+    # Apptainer's own status: there was no container.
+    ((status != 255)) || refuse "the image does not start here: $(tail -n 5 "$job/log/$me")"
     rm -rf "$tmp"
 }
 
@@ -65,7 +68,7 @@ over() {
 
 # check IMAGE: what makes every start fail, said in seconds
 check() {
-    local image=$1 said room bind architecture
+    local image=$1 room bind architecture
     [[ -r $image ]] || refuse "cannot read the image $image from this node"
     for bind in ${BINDS//,/ }; do
         [[ -e ${bind%%:*} ]] || refuse "BINDS names $bind, which is not on this node: correct the site's file"
@@ -77,7 +80,6 @@ check() {
     [[ $architecture == "$(uname -m)" ]] ||
         refuse "the image does not start here: it is for $architecture and this node is $(uname -m): make image ARCH=$(uname -m)"
     in_image "$image" "$job"
-    said=$("${IN_IMAGE[@]}" true 2>&1) || refuse "the image does not start here: $said"
 }
 
 # architecture_of IMAGE: in the kernel's word; this node's where the image does not say
@@ -96,10 +98,10 @@ start_ray() {
     if [[ $role == head ]]; then
         # A node that is out of reach is given up after half a minute, not after a whole one.
         export RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=4
-        ray=(--head --port="$port" --include-dashboard=false)
+        # Without Ray's autoscaler and dashboard: the cluster is what Slurm gave.
+        ray=(ray start --head --port="$port" --no-monitor --include-dashboard=false)
     else
-        wait_for_head "$ip" "$port"
-        ray=(--address="$ip:$port")
+        ray=(python -m siftune.join "$ip:$port" "$WAIT_S" start --address="$ip:$port")
         ip=$(address "$INTERFACE")
     fi
     first=$(free_ports 206 $((SLURM_JOB_ID + 7)))
@@ -107,8 +109,10 @@ start_ray() {
     shm_mib=$(df -Pm /dev/shm | awk 'NR == 2 {print $4}')
     # Trials exchange little through Ray: a tenth of the memory, at most 2 GiB, half of /dev/shm.
     store_mib=$(printf '%s\n' $((memory_mib / 10)) 2048 $((shm_mib / 2)) | sort -n | head -n 1)
-    # What trials write to a temporary directory goes with the job.
-    exec "${IN_IMAGE[@]}" env TMPDIR="$tmp" ray start "${ray[@]}" --block --disable-usage-stats \
+    # What trials write to a temporary directory goes with the job. Ray would start a process for
+    # each CPU at once, none of which a trial can use, and one that reads logs for nobody.
+    exec "${IN_IMAGE[@]}" env TMPDIR="$tmp" RAY_prestart_worker_first_driver=0 \
+        "${ray[@]}" --block --disable-usage-stats --include-log-monitor=false \
         --node-ip-address="$ip" --temp-dir="$tmp" \
         --node-manager-port="$first" --object-manager-port=$((first + 1)) \
         --dashboard-agent-listen-port=$((first + 2)) --dashboard-agent-grpc-port=$((first + 3)) \
@@ -123,15 +127,6 @@ gpus_here() {
     local -a given
     IFS=, read -r -a given <<< "${CUDA_VISIBLE_DEVICES:-${ROCR_VISIBLE_DEVICES:-}}"
     printf '%s\n' "${#given[@]}"
-}
-
-wait_for_head() {
-    local deadline=$((SECONDS + WAIT_S))
-    until reachable "$1" "$2"; do
-        ! over || exit 0
-        ((SECONDS < deadline)) || die "the head at $1:$2 did not answer in $WAIT_S s"
-        sleep 0.2
-    done
 }
 
 # shellcheck disable=SC2329 # the trap's

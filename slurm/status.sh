@@ -36,9 +36,10 @@ show() {
         echo "starting"
         return
     fi
-    printf '%s completed, %s pruned, %s failed, %s running; slots busy %s of the time\n' \
+    printf '%s completed, %s pruned, %s failed, %s running; %s of %s GPUs busy, slots busy %s of the time\n' \
         "$(number "$directory/summary.json" completed)" "$(number "$directory/summary.json" pruned)" \
         "$(number "$directory/summary.json" failed)" "$(number "$directory/summary.json" running)" \
+        "$(number "$directory/summary.json" gpus_busy)" "$(number "$directory/summary.json" gpus)" \
         "$(number "$directory/summary.json" busy_fraction)"
     [[ -e $directory/best.json ]] || return 0
     metric=$(sed -n 's/^metric: //p' "$directory/study.yaml")

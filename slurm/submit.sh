@@ -51,9 +51,9 @@ main() {
 
 # check_signature IMAGE: a signed image must be as it was signed; one that never was is the user's choice
 check_signature() {
-    local status=0
-    IMAGE=$1 "$PROJECT/containers/sign.sh" verify || status=$?
-    ((status == 0 || status == 3)) || die "nothing was submitted" 2
+    local said status=0
+    said=$(IMAGE=$1 "$PROJECT/containers/sign.sh" verify 2>&1) || status=$?
+    ((status == 0 || status == 3)) || die "$said; nothing was submitted" 2
 }
 
 # check_name VARIABLE VALUE: as a study may be called

@@ -3,6 +3,7 @@
 The only Python that reads SLURM_*. Nothing heavy is imported before it is needed.
 """
 
+import fcntl
 import importlib
 import logging
 import os
@@ -11,8 +12,8 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def connect() -> Iterator[None]:
 
 
 class ClusterError(RuntimeError):
-    """The Ray cluster of a job did not come up; the message says which node, and its log."""
+    """Ray did not come up. In a job the message says on which node, and its log."""
 
 
 def _start(directory: Path, node: Node) -> None:
@@ -138,15 +139,20 @@ def _start(directory: Path, node: Node) -> None:
     /tmp/ray is an error."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=int(node.cpus),
-        num_gpus=int(node.gpus),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=str(directory),
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=int(node.cpus),
+            num_gpus=int(node.gpus),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(directory),
+        )
+    except Exception as error:  # Ray raises the bare class
+        raise ClusterError(
+            f"Ray did not start on this machine, which may be busy: {error}"
+        ) from error
 
 
 def _join(directory: Path) -> None:
@@ -170,13 +176,27 @@ def _join(directory: Path) -> None:
             )
         time.sleep(0.2)
 
-    host, _, port = address.rpartition(":")
-    while not _listens(host, int(port)):
-        check()
+    import ray.tune  # takes as long as the head does
+
+    await_head(address, check)
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     while not expected <= _alive():
         check()
     (directory / "joined").touch()  # from here on a loss is the cluster's
+
+
+def await_head(address: str, check: Callable[[], None]) -> None:
+    """Returns once the head of a Ray cluster takes drivers and nodes.
+
+    `check` is called between two looks; it sleeps, and raises to give up. To who comes when the
+    head's port answers but its node is not yet known, a second later, Ray says to come back in 2.
+    """
+    host, _, port = address.rpartition(":")
+    while not _listens(host, int(port)):
+        check()
+    gcs = importlib.import_module("ray._raylet").GcsClient(address=address)
+    while not gcs.get_all_node_info(timeout=30):
+        check()
 
 
 def _listens(host: str, port: int) -> bool:
@@ -198,9 +218,26 @@ def _private_directory() -> Iterator[Path]:
     # Socket paths have 107 bytes, and Ray's take most of them: hence the short name.
     directory = Path(tempfile.mkdtemp(prefix="sift-", dir="/tmp"))
     try:
-        yield directory
+        with (directory / "alive").open("w") as alive:
+            fcntl.flock(alive, fcntl.LOCK_EX)
+            _remove_dead(directory.parent)
+            yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_dead(parent: Path) -> None:
+    """Removes this user's whose driver was killed, and so let go of its lock."""
+    for directory in parent.glob("sift-*"):
+        with suppress(OSError):  # another user's, alive, or just gone
+            began = (directory / "alive").stat().st_mtime
+            with (directory / "alive").open("r+") as alive:
+                fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - began > 10:  # not one that is about to take its lock
+                    # The lock last: where something still writes, the next driver tries again.
+                    for path in directory.glob("session*"):
+                        shutil.rmtree(path)
+                    shutil.rmtree(directory)
 
 
 def _set_environment(token: Path) -> None:

@@ -318,6 +318,7 @@ class _Clock:
     def write_summary(self) -> None:
         progress = self._progress
         trials = progress.trials.values()
+        gpus_per_trial = progress.study.gpus_per_trial or 0
         now = time.monotonic()
         wall_s = now - self._start + self._wall_s
         trial_s = sum(trial.seconds for trial in trials)
@@ -329,6 +330,8 @@ class _Clock:
             "wall_s": wall_s,
             "trial_s": trial_s,
             "slots": progress.slots,
+            "gpus": progress.slots * gpus_per_trial,
+            "gpus_busy": progress.by_state()["running"] * gpus_per_trial,
             "slot_s": slot_s,
             "busy_fraction": trial_s / slot_s if slot_s else 0.0,
             "overhead_s_per_trial": max(0.0, slot_s - trial_s) / max(1, ended),

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from siftune.data import ensure_mnist
-from tests.bench import overhead, samples_per_s
+from tests.bench import on_cluster, overhead, samples_per_s
 
 
 def main() -> None:
@@ -21,6 +21,12 @@ def main() -> None:
         "mnist samples per second on the CPU (1 thread, batch 64)",
         samples_per_s.measure(ensure_mnist(Path(os.environ.get("SIFTUNE_DATA", "data")))),
     )
+    if os.geteuid() != 0:
+        print("no jobs are measured: the virtual cluster needs root")
+        return
+    with on_cluster.bench() as jobs:
+        _show("seconds from a job's start to its first epoch (4 nodes, 8 trials)", jobs.start())
+        _show("seconds of trials that sleep, one on 1 GPU and eight on 8", jobs.scaling())
 
 
 def _show(title: str, figures: dict[str, float]) -> None:

@@ -5,7 +5,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,12 +27,17 @@ def script(name: str, *words: str, timeout_s: float = 300) -> subprocess.Complet
     )
 
 
-def poll(condition: Callable[[], bool], deadline_s: float, what: str) -> None:
-    """Returns as soon as the condition holds; fails at the deadline, naming what did not happen."""
+def poll(
+    condition: Callable[[], bool], deadline_s: float, what: str, log: Callable[[], str] = str
+) -> None:
+    """Returns as soon as the condition holds; fails at the deadline, naming what did not happen.
+
+    `log` is what then has to say more.
+    """
     end = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > end:
-            pytest.fail(f"{what}: not within {deadline_s:.0f} s")
+            pytest.fail(f"{what}: not within {deadline_s:.0f} s; {log()}")
         time.sleep(0.2)
 
 
@@ -87,10 +94,9 @@ def _bring_up() -> None:
     assert done.returncode == 0, f"the cluster did not come up:\n{done.stderr}"
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    if os.geteuid() != 0:
-        pytest.skip("the virtual cluster needs root: namespaces, a bridge, device nodes")
+@contextmanager
+def running() -> Iterator[Cluster]:
+    """The cluster, up; taken down again if it was brought up here. Needs root."""
     was_up = script("on.sh", "login", "root", "true").returncode == 0
     _bring_up()
     try:
@@ -99,6 +105,14 @@ def cluster() -> Iterator[Cluster]:
         if not was_up:
             done = script("down.sh")
             assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    if os.geteuid() != 0:
+        pytest.skip("the virtual cluster needs root: namespaces, a bridge, device nodes")
+    with running() as up:
+        yield up
 
 
 @pytest.fixture
@@ -123,20 +137,30 @@ def small_image(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def checkout(cluster: Cluster) -> str:
+    return copy_checkout(cluster)
+
+
+def copy_checkout(cluster: Cluster) -> str:
     """A copy of the project on the shared file system, hpc1's, with the image that hpc1's
-    `make image BASE=debian` builds of it on the login node: built anew where an input changed."""
-    path = cluster.shared / "project"
+    `make image BASE=debian` builds of it on the login node: built anew where an input changed.
+    For `$SIFTUNE_ARCH`, if it is set, under emulation."""
+    architecture = os.environ.get("SIFTUNE_ARCH", "")
+    place = f"/work/project-{architecture}" if architecture else "/work/project"
+    path = cluster.shared / Path(place).name
     path.mkdir(exist_ok=True)
     root = HERE.parent.parent
     files = ["Makefile", "README.md", "pyproject.toml", "containers", "entrypoints", "slurm", "src"]
     pack = ["tar", "-c", "-C", str(root), "--exclude=__pycache__", "--exclude=*.egg-info", *files]
     packed = subprocess.run(pack, check=True, capture_output=True).stdout
     subprocess.run(["tar", "-x", "-C", str(path)], input=packed, check=True)
-    cluster.check("root", "chown", "-R", "hpc1:", "/work/project")
-    cluster.check("root", "chmod", "-R", "a+rX", "/work/project")
-    build = "cd /work/project && make image BASE=debian"
-    cluster.check("hpc1", "bash", "-c", build, timeout_s=1500)
-    return "/work/project"
+    cluster.check("root", "chown", "-R", "hpc1:", place)
+    cluster.check("root", "chmod", "-R", "a+rX", place)
+    if architecture:
+        emulation = script("emulate.sh")
+        assert emulation.returncode == 0, emulation.stderr
+    build = f"cd {place} && make image BASE=debian ARCH={architecture} OUT=tune.sif"
+    cluster.check("hpc1", "bash", "-c", build, timeout_s=7200 if architecture else 1500)
+    return place
 
 
 @pytest.fixture(scope="session")
@@ -148,3 +172,24 @@ def data(cluster: Cluster, mnist_directory: Path) -> str:
         shutil.copy(file, raw)
     cluster.check("root", "chmod", "-R", "a+rX", "/work/data")
     return "/work/data"
+
+
+@pytest.fixture
+def submit(cluster: Cluster, checkout: str, data: str) -> Iterator[Callable[..., Any]]:
+    """`make submit` in a new directory with the project and the image in it."""
+    from tests.cluster.jobs import Job, submit_in
+
+    directories: list[str] = []
+
+    def run(account: str = "hpc1", prepare: str = "true", **variables: Any) -> Job:
+        directory = cluster.check(account, "mktemp", "-d", "/work/job.XXXXXX").strip()
+        directories.append(directory)
+        return submit_in(
+            directory, cluster, checkout, account=account, prepare=prepare, **variables
+        )
+
+    yield run
+    for directory in directories:
+        # A job's last words may come a moment after its end.
+        again = f"for try in 1 2 3 4 5; do rm -rf {directory} && break; sleep 1; done"
+        cluster.check("root", "bash", "-c", again)

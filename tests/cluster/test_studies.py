@@ -4,8 +4,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 
 from siftune.searchers import SEARCHERS
 from tests.cluster.conftest import Cluster, poll
+from tests.cluster.jobs import Job, events
 
 # Small networks, two epochs: what is tested is the cluster.
 SMALL = (
@@ -24,82 +24,6 @@ DISCRETE = (
     " --set kernel1=3 --set kernel2=3 --set fc_dim=64 --set batch_size=64 --set activation=relu"
     " --set scheduler=none --set optimizer=adam --set step_size=10"
 )
-
-
-@dataclass
-class Job:
-    """One job of an account's, in a directory of its own."""
-
-    cluster: Cluster
-    account: str
-    directory: str
-    number: str
-
-    def queued(self, states: str) -> bool:
-        queue = ("squeue", "--noheader", f"--jobs={self.number}", f"--states={states}")
-        return bool(self.cluster.run(self.account, *queue).stdout.strip())
-
-    def wait(self, deadline_s: float = 240) -> str:
-        """Its log, once it has ended."""
-        poll(
-            lambda: not self.queued("PD,R,CG"),
-            deadline_s,
-            f"the end of job {self.number}: {self.log()}",
-        )
-        return self.log()
-
-    def log(self) -> str:
-        path = f"{self.directory}/slurm-{self.number}.out"
-        return self.cluster.run("root", "cat", path).stdout
-
-    def status(self) -> int:
-        """The job's own exit status."""
-        show = self.cluster.check(self.account, "scontrol", "show", "job", self.number)
-        found = re.search(r"ExitCode=(\d+):", show)
-        assert found
-        return int(found[1])
-
-    def study(self, name: str) -> Path:
-        """The study directory, seen from the host."""
-        return self.cluster.shared / self.directory.removeprefix("/work/") / "results" / name
-
-    def left(self) -> str:
-        """What of Ray and of the job is still anywhere."""
-        look = f"ls -d /tmp/sift-{self.number} 2>/dev/null; pgrep -u {self.account} -l 'ray|raylet'"
-        found = [
-            self.cluster.run("root", "bash", "-c", look, place=node).stdout
-            for node in self.cluster.nodes
-        ]
-        return "".join(found) + self.cluster.run("root", "ls", f"{self.directory}/.siftune").stdout
-
-
-@pytest.fixture
-def submit(cluster: Cluster, checkout: str, data: str) -> Iterator[Callable[..., Job]]:
-    """`make submit` in a new directory with the project and the image in it."""
-    directories: list[str] = []
-
-    def run(account: str = "hpc1", prepare: str = "true", **variables: Any) -> Job:
-        directory = cluster.check(account, "mktemp", "-d", "/work/job.XXXXXX").strip()
-        directories.append(directory)
-        copy = f"cp -r {checkout}/Makefile {checkout}/slurm . && ln -s {checkout}/tune.sif ."
-        copy += f" && {prepare}"
-        cluster.check(account, "bash", "-c", f"cd {directory} && {copy}")
-        variables = {"SITE": "virtual"} | variables
-        words = [f"{name}={value}" for name, value in variables.items()]
-        said = cluster.check(account, "make", "-C", directory, "submit", *words)
-        number = re.search(r"Submitted batch job (\d+)", said)
-        assert number, said
-        return Job(cluster, account, directory, number[1])
-
-    yield run
-    for directory in directories:
-        # A job's last words may come a moment after its end.
-        again = f"for try in 1 2 3 4 5; do rm -rf {directory} && break; sleep 1; done"
-        cluster.check("root", "bash", "-c", again)
-
-
-def events(study: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (study / "trials.jsonl").read_text().splitlines()]
 
 
 def check_study(study: Path, *, trials: int, slots: int) -> list[dict[str, Any]]:
@@ -257,6 +181,7 @@ def test_a_cancelled_job_leaves_nothing(
     said = cluster.check("hpc1", "make", "-C", job.directory, "status", "SITE=virtual")
     assert "RUNNING" in said
     assert "s: 0 completed" in said
+    assert re.search(r"[1-4] of 4 GPUs busy", said)
     if how == "scancel":
         cluster.check("hpc1", "scancel", job.number)
     else:

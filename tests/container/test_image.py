@@ -3,7 +3,8 @@
 What is found how: `SIFTUNE_IMAGE` is the image [tune.sif in the repository]; `SIFTUNE_ON` is a
 command that runs another where there is an Apptainer [nothing: here], such as
 `tests/cluster/on.sh login hpc1`. Paths, that of the image too, are as they are there. Where one of
-the two is said, what is missing is a failure and not a reason to skip.
+the two is said, what is missing is a failure and not a reason to skip. `SIFTUNE_ARCH` is the
+image's architecture, if not this machine's: everything in it is emulated then.
 """
 
 import hashlib
@@ -155,6 +156,18 @@ def test_labels_say_what_it_was_built_from(place: Place, image: str) -> None:
     assert "/tmp/" not in printed  # nor where it was built
 
 
+def test_it_says_for_which_architecture_it_is(place: Place, image: str) -> None:
+    inside = place.must('apptainer exec "$1" uname -m', image).strip()
+    wanted = os.environ.get("SIFTUNE_ARCH", os.uname().machine)
+    debian = {"x86_64": "amd64", "aarch64": "arm64"}
+    assert debian[inside] == debian.get(wanted, wanted)
+    # Apptainer starts only what is for its machine by the header.
+    header = place.must('apptainer sif header "$1"', image)
+    assert re.search(rf"Primary Architecture: +{debian[inside]}\n", header), header
+    labels = place.must('apptainer inspect --labels "$1"', image)
+    assert f"org.label-schema.build-arch: {debian[inside]}\n" in labels
+
+
 def test_its_help_names_the_commands(place: Place, image: str) -> None:
     printed = place.must('apptainer run-help "$1"', image)
     for words in ("--preset quick", "--searcher hebo", "FILE.py:FUNC", "data --data DIR"):
@@ -164,7 +177,7 @@ def test_its_help_names_the_commands(place: Place, image: str) -> None:
 def test_a_study_in_an_empty_directory(place: Place, image: str, data: str) -> None:
     run = 'mkdir empty && cd empty && apptainer -q run --contain --no-home --bind "$PWD" '
     run += '--pwd "$PWD" --bind "$2:/data:ro" --env SIFTUNE_DATA=/data '
-    run += '"$1" --preset quick --trials 2 --name study'
+    run += '"$1" --preset quick --trials 2 --trainable-arg images=600 --set epochs=1 --name study'
     printed = place.must(run, image, data)
     assert "study study:" in printed
     assert place.must("ls -A empty").split() == ["results"]
@@ -297,6 +310,16 @@ def test_a_signed_image_is_up_to_date_and_its_successor_unsigned(place: Place) -
     place.must("echo >>project/src/siftune/__init__.py")
     assert "was signed, and the new one is not: make sign" in place.run(BUILD).stderr
     assert "was signed and no longer is" in place.run(keys + "verify").stderr
+
+
+@pytest.mark.usefixtures("project")
+def test_an_image_for_another_architecture_is_another_file(place: Place) -> None:
+    foreign = "arm64" if place.must("uname -m").strip() == "x86_64" else "amd64"
+    # The short recipe runs no program: none has to be emulated.
+    entry = r"printf 'enabled\nflags: F\n' | tee binfmt/qemu-aarch64 >binfmt/qemu-x86_64"
+    place.must(f"mkdir -p binfmt && {entry} && rm -f project/tune*.sif")
+    place.must(f'export BINFMT_MISC="$PWD/binfmt" ARCH={foreign} && {BUILD}')
+    assert place.must("cd project && ls *.sif").split() == [f"tune-{foreign}.sif"]
 
 
 @pytest.mark.usefixtures("project")

@@ -161,9 +161,46 @@ def test_the_flavour_site_needs_a_base_with_torch(tmp_path: Path, base: str) -> 
     assert "BASE=path/to/site.sif" in refused(tmp_path, BASE=base, FLAVOUR="site")
 
 
-def test_another_architecture(tmp_path: Path) -> None:
-    foreign = "arm64" if os.uname().machine == "x86_64" else "amd64"
-    assert f"ARCH={foreign} cannot be built" in refused(tmp_path, ARCH=foreign)
+def emulator(directory: Path, state: str, flags: str) -> Path:
+    """A directory as binfmt_misc shows it."""
+    entry = f"{state}\ninterpreter /usr/bin/qemu\nflags: {flags}\n"
+    for architecture in ("aarch64", "x86_64"):
+        (directory / f"qemu-{architecture}").write_text(entry)
+    return directory
+
+
+FOREIGN = "arm64" if os.uname().machine == "x86_64" else "amd64"
+
+
+def test_another_architecture_without_emulation(tmp_path: Path) -> None:
+    said = refused(tmp_path, ARCH=FOREIGN, BASE="debian", BINFMT_MISC="/nonexistent")
+    assert "Root can register one" in said
+    assert "apt install qemu-user-static binfmt-support" in said
+
+
+@pytest.mark.parametrize(("state", "flags"), [("disabled", "POCF"), ("enabled", "P")])
+def test_an_emulator_that_is_no_use_in_a_container(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, state: str, flags: str
+) -> None:
+    binfmt = emulator(tmp_path_factory.mktemp("binfmt"), state, flags)
+    said = refused(tmp_path, ARCH=FOREIGN, BINFMT_MISC=str(binfmt))
+    assert "has to be emulated" in said
+
+
+def test_another_architecture_under_emulation(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    binfmt = emulator(tmp_path_factory.mktemp("binfmt"), "enabled", "POCF")
+    assert "module load apptainer" in refused(tmp_path, ARCH=FOREIGN, BINFMT_MISC=str(binfmt))
+
+
+def test_an_unknown_architecture_lists_the_known(tmp_path: Path) -> None:
+    said = refused(tmp_path, ARCH="riscv64")
+    assert "unknown ARCH=riscv64; known: x86_64 (amd64), aarch64 (arm64)" in said
+
+
+def test_a_flavour_that_an_architecture_lacks(tmp_path: Path) -> None:
+    assert "FLAVOUR=cu12 is for x86_64 alone" in refused(tmp_path, ARCH="arm64", FLAVOUR="cu12")
 
 
 def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:

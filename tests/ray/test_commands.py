@@ -16,27 +16,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAPPER = """
-import json, tempfile, time
-from pathlib import Path
-from ray import tune
-
-SPACE = {"x": tune.uniform(-1, 1), "nap": 0.2, "epochs": 9}
-
-def train(config):
-    start, checkpoint = 0, tune.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as directory:
-            start = json.loads(Path(directory, "epoch.json").read_text())
-    for epoch in range(start + 1, config["epochs"] + 1):
-        time.sleep(config["nap"])
-        with tempfile.TemporaryDirectory() as directory:
-            Path(directory, "epoch.json").write_text(json.dumps(epoch))
-            tune.report(
-                {"loss": config["x"] ** 2 + 1 / epoch},
-                checkpoint=tune.Checkpoint.from_directory(directory),
-            )
-"""
+NAPPER = (ROOT / "tests" / "napper.py").read_text()
 STUDY = ("--trainable", "napper.py:train", "--searcher", "random", "--concurrent", "1")
 
 
@@ -224,3 +204,22 @@ def test_nothing_is_left_in_tmp(start: Callable[..., Any]) -> None:
     assert process.wait() == 0, process.stdout.read()
     left = set(Path("/tmp").glob("sift-*")) - before
     assert not [path for path in left if path.is_dir()]
+
+
+def test_what_a_killed_driver_left_in_tmp_goes_with_the_next(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    killed = start("tune", *STUDY, "--trials", "9", "--name", "s")
+    wait_for_events(tmp_path / "results/s", 2)
+    files = [fd.resolve() for fd in Path(f"/proc/{killed.pid}/fd").iterdir()]
+    (left,) = (file.parent for file in files if file.name == "alive")
+    killed.kill()
+    killed.wait()
+    deadline = time.monotonic() + 60
+    while subprocess.run(["pgrep", "-f", str(left)], capture_output=True).returncode == 0:
+        assert time.monotonic() < deadline, "Ray outlives its driver"
+        time.sleep(0.5)
+    os.utime(left / "alive", (0, 0))  # as if it had been long ago
+    process = start("tune", *STUDY, "--trials", "1", "--set", "nap=0", "--name", "t")
+    assert process.wait() == 0, process.stdout.read()
+    assert not left.exists()
