@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -68,17 +69,19 @@ class Driver:
     def said(self) -> str:
         return self._output.read_text()
 
-    def wait_for(self, journal: Path, lines: int) -> None:
-        """Until the journal has so many lines."""
+    def wait_until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _PATIENCE_S
-        while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
-            assert self._process.is_alive(), f"it ended before line {lines}: {self.said}"
+        while not condition():
+            assert self._process.is_alive(), f"it ended too early: {self.said}"
             assert time.monotonic() < deadline, f"the study does not get on: {self.said}"
             time.sleep(0.005)
 
-    def kill_after(self, journal: Path, lines: int) -> None:
-        """kill -9, once the journal has so many lines."""
-        self.wait_for(journal, lines)
+    def wait_for(self, journal: Path, lines: int) -> None:
+        """Until the journal has so many lines."""
+        self.wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= lines)
+
+    def kill(self) -> None:
+        """kill -9."""
         self._process.kill()
         self._process.join()
 

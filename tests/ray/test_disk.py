@@ -147,7 +147,8 @@ def test_a_study_that_cannot_be_written_is_refused(
     tune: Callable[..., Driver], small: Path
 ) -> None:
     first = tune(small)
-    first.kill_after(small / "s/trials.jsonl", 12)
+    first.wait_for(small / "s/trials.jsonl", 12)
+    first.kill()
     sh("mount", "-o", "remount,ro", small)
     new = tune(small / "new")
     assert new.wait() == 2

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from drivers import Driver
 
+from siftune import journal
 from siftune.journal import Event, Trial, fold
 from siftune.schedulers import SCHEDULERS
 from siftune.schedulers.base import Clone, Decision, Order, Resume, Stop
@@ -25,6 +27,7 @@ from siftune.space import Config, key
 from siftune.study import Study, read, read_yaml, refusal
 
 README = Path(__file__).parents[2] / "README.md"
+PLAIN = ("random", "none")
 PAIRS = [(s, c) for s in SEARCHERS for c in SCHEDULERS if refusal(s, c) is None]
 WALKER = Path(__file__).with_name("walker.py")
 TRIALS, EPOCHS = 10, 4
@@ -67,10 +70,15 @@ def run(job: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callab
     """Runs a study to its end, with kill -9 of its driver after these lines of the journal."""
     base = tmp_path_factory.mktemp("studies")
 
-    def begin(pair: tuple[str, str], *, slots: int, kills: tuple[int, ...] = ()) -> Ran:
+    def begin(
+        pair: tuple[str, str],
+        *,
+        slots: int,
+        kills: tuple[int, ...] = (),
+        spoil: tuple[Callable[[Path, str], None], ...] = (),
+    ) -> Ran:
         searcher, scheduler = pair
-        directory = base / f"{searcher}-{scheduler}-{slots}-{len(kills)}"
-        directory.mkdir()
+        directory = Path(tempfile.mkdtemp(prefix=f"{searcher}-{scheduler}-", dir=base))
         walker = shutil.copy(WALKER, directory)
         flags = ["--trainable", f"{walker}:train", "--name", "s", "--trials", str(TRIALS)]
         flags += ["--searcher", searcher, "--scheduler", scheduler, "--concurrent", str(slots)]
@@ -79,15 +87,29 @@ def run(job: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callab
         flags += ["--searcher-arg", SEARCHER_ARGS[searcher]] if searcher in SEARCHER_ARGS else []
         if scheduler in SCHEDULER_ARGS:
             flags += ["--scheduler-arg", SCHEDULER_ARGS[scheduler]]
+        study = directory / "results" / "s"
         for lines in kills:
             driver = Driver(flags, directory=directory, environment=job)
-            driver.kill_after(directory / "results/s/trials.jsonl", lines)
+            driver.wait_for(study / "trials.jsonl", lines)
+            driver.kill()
+            flags = ["--resume", "s"]
+        for number, spoil_one in enumerate(spoil, start=1):
+            driver = Driver(flags, directory=directory, environment=job)
+            driver.wait_until(lambda name=f"{number:04d}": _epochs(study, name) >= 2)
+            driver.kill()
+            spoil_one(study, f"{number:04d}")
             flags = ["--resume", "s"]
         driver = Driver(flags, directory=directory, environment=job)
         assert driver.wait() == 0, driver.said
         return Ran(directory, kills=kills)
 
     return begin
+
+
+def _epochs(study: Path, trial: str) -> int:
+    """How many epochs the journal says that the trial has trained."""
+    events = journal.events(study)
+    return max((e["epoch"] for e in events if e["trial"] == trial and "metrics" in e), default=0)
 
 
 found: dict[tuple[str, str], str] = {}  # for the table in the README
@@ -119,6 +141,52 @@ def test_a_killed_study_is_the_study_that_was_not(
     assert_proposals_are_those_of_one_searcher(in_two_slots)
     assert whole.summary["restarts"] == 0
     assert killed.summary["restarts"] <= 2
+
+
+def lose_lines(study: Path, trial: str) -> None:
+    """The end of the journal was not on the disk yet; the rest was."""
+    path = study / "trials.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
+
+
+def tear_line(study: Path, trial: str) -> None:
+    path = study / "trials.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def lose_files(study: Path, trial: str) -> None:
+    for name in ("best.json", "summary.json"):
+        (study / name).unlink()
+
+
+def checkpoints(study: Path, trial: str) -> list[Path]:
+    found = sorted((study / "checkpoints" / trial).glob("checkpoint_*"))
+    assert found
+    return found
+
+
+def lose_checkpoints(study: Path, trial: str) -> None:
+    for path in checkpoints(study, trial):
+        shutil.rmtree(path)
+
+
+def empty_checkpoints(study: Path, trial: str) -> None:
+    for path in checkpoints(study, trial):
+        (path / "state.json").unlink()
+
+
+def truncate_last_checkpoint(study: Path, trial: str) -> None:
+    (checkpoints(study, trial)[-1] / "state.json").write_text("")
+
+
+def test_what_a_power_cut_takes_is_done_again(run: Callable[..., Ran]) -> None:
+    """Trial after trial, killed after its second epoch, something that was written is lost."""
+    spoil: tuple[Callable[[Path, str], None], ...] = (lose_lines, tear_line, lose_files)
+    spoil += (lose_checkpoints, empty_checkpoints, truncate_last_checkpoint)
+    with ThreadPoolExecutor() as threads:
+        whole = threads.submit(run, PLAIN, slots=1)
+        spoilt = threads.submit(run, PLAIN, slots=1, spoil=spoil)
+    assert spoilt.result().decided() == whole.result().decided()
 
 
 def assert_nothing_is_lost_or_doubled(ran: Ran) -> None:
