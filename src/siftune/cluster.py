@@ -250,7 +250,7 @@ def _private_directory() -> Iterator[Path]:
             _remove_dead(directory.parent)
             yield directory
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove(directory)
 
 
 def _remove_dead(parent: Path) -> None:
@@ -263,10 +263,14 @@ def _remove_dead(parent: Path) -> None:
             with (directory / "alive").open("r+") as alive:
                 fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if time.time() - began > 10:  # not one that is about to take its lock
-                    # The lock last: where something still writes, the next driver tries again.
-                    if (directory / "r").exists():
-                        shutil.rmtree(directory / "r")
-                    shutil.rmtree(directory)
+                    _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    # The lock last: where something still writes, the next driver tries again.
+    shutil.rmtree(directory / "r", ignore_errors=True)
+    if not (directory / "r").exists():
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _set_environment(token: Path) -> None:

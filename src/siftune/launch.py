@@ -62,10 +62,13 @@ def launch(
         raise UsageError(mistakes)
     trainable.prepare()
 
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    # Nobody else's, until the user says so of this one directory: its files have the user's umask.
-    directory.mkdir(mode=0o700, exist_ok=True)
-    driver = Lease(directory, job=cluster.job())
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        # Nobody else's, until the user says so of this one directory: its files have their umask.
+        directory.mkdir(mode=0o700, exist_ok=True)
+        driver = Lease(directory, job=cluster.job())
+    except OSError as error:
+        raise StorageError(directory / "driver.json", error) from None
     try:
         if not resume and (mistakes := _directory_mistakes(directory)):
             raise UsageError(mistakes)  # another was quicker
@@ -88,24 +91,35 @@ def _run(
         said.append("trials.jsonl: its last line was cut short; that event has not happened")
     log = Journal(directory)
     log.write_text("study.yaml", study.to_yaml())
+    events = list(journal.events(directory))
+
+    def write(event: journal.Event) -> None:
+        driver.check()
+        log.append(event)
+
     with console.view(study) as view:
         progress = Progress(
             study,
             study.build_searcher(),
             study.build_scheduler(),
             slots=slots,
-            write=log.append,
-            sinks=(_best_writer(log), view),
+            write=write,
+            sinks=(_BestWriter(log), view),
         )
-        progress.replay(journal.events(directory))
+        progress.replay(events)
+        _write_best(log, progress)  # a kill may have come between it and the journal
         for sentence in (*said, *_notes(study, nodes[0], slots)):
             view.say(sentence)
         view.say(f"study {study.name}: {_describe(study)}, {slots} at once, in {directory}")
-        if not progress.done:
+        if progress.done:
+            _Clock(progress, log, driver, [], unseen_s=_unseen_s(directory, events)).write_summary()
+        else:
             with cluster.connect(), _signals() as received:
                 from siftune import tuner
 
-                clock = _Clock(progress, log, driver, received)
+                unseen_s = _unseen_s(directory, events)
+                clock = _Clock(progress, log, driver, received, unseen_s=unseen_s)
+                clock.write_summary()
                 try:
                     stopped_by = tuner.run(study, trainable, progress, directory, stop=clock.stop)
                 except StorageError:
@@ -227,21 +241,38 @@ def _signals() -> Iterator[list[int]]:
 # ── While it runs ───────────────────────────────────────────────────────────────────────────────
 
 
-def _best_writer(log: Journal) -> Any:
-    def write(event: journal.Event, progress: Progress) -> None:
-        best = progress.best
-        if best is None or (event["trial"], event.get("epoch")) != (best.trial, best.epoch):
-            return
-        content: dict[str, Any] = {"trial": best.trial, "config": best.config}
-        content |= {"metrics": best.metrics, "epoch": best.epoch, "checkpoint": None}
-        if best.checkpoint:
-            files = sorted((log.directory / best.checkpoint).glob("*"))
-            # The path of the weights themselves where it is one file.
-            path = files[0] if len(files) == 1 else log.directory / best.checkpoint
-            content["checkpoint"] = str(path.relative_to(log.directory))
-        log.write("best.json", content)
+class _BestWriter:
+    """Writes best.json as soon as an epoch is the best."""
 
-    return write
+    def __init__(self, log: Journal) -> None:
+        self._log = log
+
+    def __call__(self, event: journal.Event, progress: Progress) -> None:
+        best = progress.best
+        if best and (event["trial"], event.get("epoch")) == (best.trial, best.epoch):
+            _write_best(self._log, progress)
+
+
+def _write_best(log: Journal, progress: Progress) -> None:
+    """Writes best.json, if there is a best."""
+    if (best := progress.best) is None:
+        return
+    content: dict[str, Any] = {"trial": best.trial, "config": best.config}
+    content |= {"metrics": best.metrics, "epoch": best.epoch, "checkpoint": None}
+    if best.checkpoint:
+        files = sorted((log.directory / best.checkpoint).glob("*"))
+        # The path of the weights themselves where it is one file.
+        path = files[0] if len(files) == 1 else log.directory / best.checkpoint
+        content["checkpoint"] = str(path.relative_to(log.directory))
+    log.sync()  # or a power cut may leave a best of which the journal knows nothing
+    log.write("best.json", content)
+
+
+def _unseen_s(directory: Path, events: list[journal.Event]) -> float:
+    """The time that a killed study ran after its last summary.json."""
+    if not events or not (summary := directory / "summary.json").exists():
+        return 0.0
+    return max(0.0, events[-1]["time"] - summary.stat().st_mtime)
 
 
 class _Clock:
@@ -249,15 +280,23 @@ class _Clock:
     slots there are, and summary.json."""
 
     def __init__(
-        self, progress: Progress, log: Journal, driver: Lease, received: list[int]
+        self,
+        progress: Progress,
+        log: Journal,
+        driver: Lease,
+        received: list[int],
+        *,
+        unseen_s: float,
     ) -> None:
+        """`unseen_s`: that the study has run and no summary.json tells of."""
         self._progress = progress
         self._log = log
         self._driver = driver
         self._received = received
         self._start = self._written = self._counted = time.monotonic()
-        self._slot_s = 0.0
+        self._slot_s = unseen_s * progress.slots
         self._before = journal.read_json(log.directory / "summary.json")
+        self._wall_s = self._before.get("wall_s", 0.0) + unseen_s
 
     def stop(self) -> bool:
         now = time.monotonic()
@@ -266,10 +305,7 @@ class _Clock:
             self._log.sync()
             self._count_slots()
             self.write_summary()
-            if self._driver.lost:
-                raise lease.StudyBusyError(
-                    f"another driver has taken over the study {self._log.directory.name}"
-                )
+            self._driver.check()
         limit_s = self._progress.study.time_limit_s
         return bool(self._received) or (limit_s is not None and now - self._start > limit_s)
 
@@ -286,7 +322,7 @@ class _Clock:
         trials = progress.trials.values()
         gpus_per_trial = progress.study.gpus_per_trial or 0
         now = time.monotonic()
-        wall_s = now - self._start + self._before.get("wall_s", 0.0)
+        wall_s = now - self._start + self._wall_s
         trial_s = sum(trial.seconds for trial in trials)
         ended = sum(trial.state != "running" for trial in trials)
         slot_s = self._slot_s + (now - self._counted) * progress.slots
@@ -299,7 +335,7 @@ class _Clock:
             "gpus": progress.slots * gpus_per_trial,
             "gpus_busy": progress.by_state()["running"] * gpus_per_trial,
             "slot_s": slot_s,
-            "busy_fraction": trial_s / slot_s,
+            "busy_fraction": trial_s / slot_s if slot_s else 0.0,
             "overhead_s_per_trial": max(0.0, slot_s - trial_s) / max(1, ended),
             "suggest_s": progress.suggest_s + self._before.get("suggest_s", 0.0),
             "suggest_wait_s": progress.suggest_wait_s + self._before.get("suggest_wait_s", 0.0),

@@ -1,9 +1,11 @@
 """One driver per study: driver.json says who drives it, and is touched while they do.
 
 Not a lock: those may be missing on NFS and Lustre, or hold on one node only. What is needed is that
-a file is made once, renamed whole, and that its time of change is seen by all.
+of those who make a file one succeeds, that a file is renamed whole, and that its time of change is
+seen by all.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -15,6 +17,7 @@ from typing import Any
 
 _BEAT_S = 2.0
 _SILENCE_S = 30.0  # of a driver on another node, after which it is taken for dead
+_CLAIM_S = 10.0  # in which a driver that is alive has surely changed driver.json
 
 
 class StudyBusyError(RuntimeError):
@@ -26,7 +29,7 @@ class Lease:
 
     `job`: what the drivers of one Slurm job, which follow each other when it is requeued, have in
     common. Raises StudyBusyError if another driver is at work; telling that it is not takes up to
-    30 s where it ran on another node and was killed.
+    30 s where it ran on another node and was killed. Raises OSError if nothing can be written.
     """
 
     def __init__(self, directory: Path, *, job: str | None) -> None:
@@ -34,53 +37,80 @@ class Lease:
         self._mine = _this_process() | {"job": job, "nonce": secrets.token_hex(8)}
         self._over = threading.Event()
         self.lost = False
-        while not self._made():
+        while True:
             other = read(directory)
             if not _over(other, job) and _alive(self._path, other):
                 raise StudyBusyError(
                     f"the study {directory.name} is being run by process {other.get('pid')} on "
                     f"{other.get('host')}: wait for its end, or stop it first"
                 )
-            self._write()
-            time.sleep(0.05)  # of two that came at once, one sees the other's
-            if self._holds():
+            if self._replace(other):
                 break
+        self._heard = _now()  # at the latest when the others last heard of this driver
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
+
+    def check(self) -> None:
+        """Raises StudyBusyError if another driver has taken over: to be called before the study
+        directory is written. Costs nothing unless this process has slept too long."""
+        if _now() - self._heard > _SILENCE_S / 2:
+            self.lost = self.lost or self._replaced()
+        if self.lost:
+            raise StudyBusyError(
+                f"another driver has taken over the study {self._path.parent.name}"
+            )
 
     def end(self) -> None:
         """Gives it back, so that the next driver need not wait."""
         self._over.set()
         self._thread.join()
-        if self._holds():
-            self._mine["ended"] = round(time.time(), 3)
-            self._write()
+        before = dict(self._mine)
+        self._mine["ended"] = round(time.time(), 3)
+        with contextlib.suppress(OSError):  # a full disk is the journal's to tell
+            self._replace(before)
 
-    def _made(self) -> bool:
+    def _replace(self, other: dict[str, Any]) -> bool:
+        """Writes this driver into driver.json in the place of `other`; False if somebody else was
+        quicker. One driver does this at a time."""
+        claim = self._path.with_name(".driver.claim")
         try:
-            with self._path.open("x") as file:
-                json.dump(self._mine, file)
+            claim.open("x").close()
         except FileExistsError:
+            deadline = _now() + _CLAIM_S
+            while claim.exists():
+                time.sleep(0.02)
+                if _now() > deadline:  # it died in between
+                    claim.unlink(missing_ok=True)
             return False
-        return True
-
-    def _write(self) -> None:
         temporary = self._path.with_name(f".driver.{self._mine['nonce']}")
-        temporary.write_text(json.dumps(self._mine) + "\n")
-        temporary.replace(self._path)
+        try:
+            if read(self._path.parent) != other:
+                return False
+            temporary.write_text(json.dumps(self._mine) + "\n")
+            temporary.replace(self._path)
+            return True
+        finally:
+            temporary.unlink(missing_ok=True)
+            claim.unlink(missing_ok=True)
 
-    def _holds(self) -> bool:
-        return read(self._path.parent).get("nonce") == self._mine["nonce"]
+    def _replaced(self) -> bool:
+        # A file that cannot be read for a moment says nothing.
+        return read(self._path.parent).get("nonce", self._mine["nonce"]) != self._mine["nonce"]
 
     def _beat(self) -> None:
         while not self._over.wait(_BEAT_S):
-            try:
-                if not self._holds():
-                    self.lost = True
-                    return
+            now = _now()
+            if self._replaced():
+                self.lost = True
+                return
+            with contextlib.suppress(OSError):  # a full disk is the journal's to tell
                 os.utime(self._path)
-            except OSError:  # a full disk is the journal's to tell
-                continue
+                self._heard = now
+
+
+def _now() -> float:
+    """In s, and it goes on while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def read(directory: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ and scheduler know after a restart is what they knew before it.
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -197,6 +197,17 @@ class Progress:
             self.scheduler.begin(name, trial.config)
         elif kind == "epoch" and not again:
             self._take_epoch(trial, event["epoch"], event["metrics"])
+        elif (
+            kind == "epoch"
+            and self.best
+            and (self.best.trial, self.best.epoch)
+            == (
+                name,
+                event["epoch"],
+            )
+        ):
+            # Its checkpoint was not to be had any more, or it would not be trained again.
+            self.best = replace(self.best, checkpoint=event.get("checkpoint"))
         elif kind == "restart":
             self._known.setdefault(key(trial.config), name)
         elif kind == "end":

@@ -10,6 +10,7 @@ tried again takes the same path, as a new trial of Ray's under the old name.
 import contextlib
 import copy
 import functools
+import logging
 import math
 import os
 import re
@@ -26,6 +27,7 @@ from ray.air.constants import TIMESTAMP
 from ray.train._internal.session import _TrainingResult
 from ray.train.constants import CHECKPOINT_DIR_NAME
 from ray.tune.callback import Callback
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.result import RESULT_DUPLICATE, SHOULD_CHECKPOINT
 from ray.tune.schedulers import TrialScheduler
@@ -62,26 +64,31 @@ def run(
     """
     # Slots may be added while it runs: _Link.free() bounds what is started, not Ray.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
+    # That its snapshots, which nobody reads, cannot be written is no news beside what cannot.
+    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
     link = _Link(study, progress, directory)
     (directory / "checkpoints").mkdir(exist_ok=True)
     # tune.run, not Tuner: the latter pickles searcher, scheduler and callbacks to disk.
-    tune.run(
-        _ray_trainable(trainable),
-        name="ray",
-        storage_path=str(directory),
-        search_alg=_Proposals(link),
-        scheduler=_Decisions(link),
-        callbacks=[_Endings(link)],
-        stop=_Stop(link, stop),
-        checkpoint_config=tune.CheckpointConfig(
-            num_to_keep=1,  # the best; Ray keeps the latest besides
-            checkpoint_score_attribute=study.metric,
-            checkpoint_score_order=study.mode,
-        ),
-        reuse_actors=True,
-        raise_on_failed_trial=False,
-        verbose=0,
-    )
+    try:
+        tune.run(
+            _ray_trainable(trainable),
+            name="ray",
+            storage_path=str(directory),
+            search_alg=_Proposals(link),
+            scheduler=_Decisions(link),
+            callbacks=[_Endings(link)],
+            stop=_Stop(link, stop),
+            checkpoint_config=tune.CheckpointConfig(
+                num_to_keep=1,  # the best; Ray keeps the latest besides
+                checkpoint_score_attribute=study.metric,
+                checkpoint_score_order=study.mode,
+            ),
+            reuse_actors=True,
+            raise_on_failed_trial=False,
+            verbose=0,
+        )
+    except TuneError as error:  # Ray's, about what was raised in one of ours
+        raise (error.__context__ or error) from None
     return link.stopped_by
 
 
@@ -260,7 +267,9 @@ class _Proposals(_Unsaved, SearchAlgorithm):
             assert ray_trial.run_metadata.checkpoint_manager is not None
             ray_trial.run_metadata.checkpoint_manager.register_checkpoint(kept)
         assert ray_trial.storage is not None
-        ray_trial.storage.current_checkpoint_index = _last_index(self._link.directory, trial.trial)
+        # One is left out: the process of a driver that was killed may be about to write it.
+        last = _last_index(self._link.directory, trial.trial)
+        ray_trial.storage.current_checkpoint_index = last + 1
         if waits:
             ray_trial.set_status(RayTrial.PAUSED)
             self._link.release(trial.trial)
@@ -281,8 +290,12 @@ class _Proposals(_Unsaved, SearchAlgorithm):
             storage=storage,
             checkpoint_config=self._experiment.checkpoint_config,
             placement_group_factory=tune.PlacementGroupFactory([self._link.resources()]),
-            trial_dirname_creator=_name,
         )
+        # Said here, or Ray takes another name where one of the same is there already: an earlier
+        # attempt's. The journal and the next driver look for the checkpoints under this one.
+        ray_trial.relative_logdir = trial.trial  # type: ignore[assignment]
+        assert ray_trial.storage is not None
+        ray_trial.storage.trial_dir_name = trial.trial
         self._link.ray_trials[trial.trial] = ray_trial
         self._link.occupied.add(trial.trial)
         return ray_trial

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drivers import job_of_this_ray
 
 from siftune import cluster
 from siftune.launch import launch
@@ -17,6 +18,12 @@ def connected() -> Iterator[None]:
     """Ray with two CPUs, connected for the length of the tests."""
     with cluster.connect():
         yield
+
+
+@pytest.fixture(scope="session")
+def job(connected: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of drivers that join this Ray."""
+    return job_of_this_ray(tmp_path_factory.mktemp("job"))
 
 
 class Result:

@@ -1,5 +1,6 @@
 """What becomes of trials that go wrong, and of a function of the user's own."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +175,8 @@ def test_a_trial_that_fails_once_goes_on_from_its_checkpoint(
     assert (again["cause"], again["epoch"]) == (cause, 1)
     epochs = [e for e in result.of("epoch") if e["trial"] == again["trial"]]
     assert [(e["epoch"], e["metrics"]["first"]) for e in epochs] == [(1, 1), (2, 2), (3, 2)]
+    last = json.loads((result.directory / epochs[-1]["checkpoint"] / "epoch").read_text())
+    assert last == 3
     assert len(result.of("start")) == len(result.of("end")) == 4
 
 

@@ -1,0 +1,103 @@
+"""Drivers of studies that can be killed: processes of entrypoints/tune.py in one common Ray.
+
+They are forked from a process that has imported what they need, which takes seconds, and join
+the Ray of the tests as a Slurm job's driver joins the job's.
+"""
+
+import multiprocessing
+import os
+import runpy
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import ray
+
+ROOT = Path(__file__).parents[2]
+_FORKS = multiprocessing.get_context("forkserver")
+# Not ray.tune: its import draws a random number, and then all forks would draw the same ones and
+# give the same names to their objects in the common Ray.
+_FORKS.set_forkserver_preload(
+    [
+        "pandas",
+        "pyarrow.fs",
+        "pydantic",
+        "ray",
+        "siftune.flags",
+        "siftune.report",
+        "siftune.searchers.bayesopt",
+        "siftune.searchers.bohb",
+        "siftune.searchers.cmaes",
+        "siftune.searchers.hebo",
+        "siftune.searchers.optuna",
+    ]
+)
+_PATIENCE_S = 400
+
+
+def job_of_this_ray(directory: Path) -> dict[str, str]:
+    """What slurm/tune.sbatch would leave in `directory` for a driver of the Ray that this process
+    is connected to; the driver's environment."""
+    for name in ("failed", "log"):
+        (directory / name).mkdir(parents=True)
+    (directory / "address").write_text(ray.get_runtime_context().gcs_address)
+    (directory / "nodes").write_text(os.uname().nodename.partition(".")[0])
+    shutil.copy(os.environ["RAY_AUTH_TOKEN_PATH"], directory / "token")
+    cpus = int(ray.cluster_resources()["CPU"])
+    return {
+        "SIFTUNE_JOB": str(directory),
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_CPUS_PER_TASK": str(cpus),
+    }
+
+
+class Driver:
+    """A process of entrypoints/tune.py with these flags, in this directory."""
+
+    def __init__(self, flags: list[str], *, directory: Path, environment: dict[str, str]) -> None:
+        self._output = Path(tempfile.mkstemp(dir=directory, prefix="output-")[1])
+        self._process: BaseProcess = _FORKS.Process(
+            target=_drive, args=(flags, directory, environment, self._output), daemon=True
+        )
+        self._process.start()
+
+    @property
+    def said(self) -> str:
+        return self._output.read_text()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
+        while not condition():
+            assert self._process.is_alive(), f"it ended too early: {self.said}"
+            assert time.monotonic() < deadline, f"the study does not get on: {self.said}"
+            time.sleep(0.005)
+
+    def wait_for(self, journal: Path, lines: int) -> None:
+        """Until the journal has so many lines."""
+        self.wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= lines)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._process.kill()
+        self._process.join()
+
+    def wait(self) -> int | None:
+        """The exit status."""
+        self._process.join(_PATIENCE_S)
+        status = self._process.exitcode
+        self._process.kill()
+        return status
+
+
+def _drive(flags: list[str], directory: Path, environment: dict[str, str], output: Path) -> None:
+    with output.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(directory)
+    os.environ.update(environment)
+    sys.argv = ["tune", *flags]
+    runpy.run_path(str(ROOT / "entrypoints/tune.py"), run_name="__main__")

@@ -1,0 +1,295 @@
+"""The measure: a study that was killed and resumed is the study that was not.
+
+For every pair of searcher and scheduler, with real Ray and a real kill -9 of the driver.
+"""
+
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drivers import Driver
+
+from siftune import journal
+from siftune.journal import Event, Trial, fold
+from siftune.schedulers import SCHEDULERS
+from siftune.schedulers.base import Clone, Decision, Order, Resume, Stop
+from siftune.searchers import SEARCHERS
+from siftune.searchers.base import Searcher
+from siftune.space import Config, key
+from siftune.study import Study, read, read_yaml, refusal
+
+README = Path(__file__).parents[2] / "README.md"
+PLAIN = ("random", "none")
+PAIRS = [(s, c) for s in SEARCHERS for c in SCHEDULERS if refusal(s, c) is None]
+WALKER = Path(__file__).with_name("walker.py")
+TRIALS, EPOCHS = 10, 4
+# Few results before the first model, so that most proposals after a kill are a model's.
+SEARCHER_ARGS = {name: "startup=2" for name in ("optuna", "hebo", "bayesopt")}
+SEARCHER_ARGS["bohb"] = "min_points=2"
+SCHEDULER_ARGS = {name: "eta=2" for name in ("asha", "hyperband", "bohb")}
+
+
+class Ran:
+    """A study directory, read; `begun` epochs of its trials, also those that a kill cut short."""
+
+    def __init__(self, directory: Path, *, kills: tuple[int, ...]) -> None:
+        self.kills = kills
+        self.begun = (directory / "begun").read_text().count("\n")
+        self.directory = directory / "results" / "s"
+        text = (self.directory / "trials.jsonl").read_text()
+        self.events: list[Event] = [json.loads(line) for line in text.splitlines()]
+        self.best = json.loads((self.directory / "best.json").read_text())
+        self.summary = json.loads((self.directory / "summary.json").read_text())
+        self.study: Study = read([read_yaml(self.directory / "study.yaml")], {})
+        self.trials: dict[str, Trial] = {}
+        for event in self.events:
+            fold(self.trials, event)
+
+    @property
+    def epochs(self) -> int:
+        return sum(len(trial.epochs) for trial in self.trials.values())
+
+    def decided(self) -> dict[str, Any]:
+        """What became of each trial, and what is best."""
+        trials = {
+            name: (trial.config, trial.epochs, trial.state) for name, trial in self.trials.items()
+        }
+        return {"trials": trials, "best": self.best | {"checkpoint": None}}
+
+
+@pytest.fixture(scope="module")
+def run(job: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ran]:
+    """Runs a study to its end, with kill -9 of its driver after these lines of the journal."""
+    base = tmp_path_factory.mktemp("studies")
+
+    def begin(
+        pair: tuple[str, str],
+        *,
+        slots: int,
+        kills: tuple[int, ...] = (),
+        spoil: tuple[Callable[[Path, str], None], ...] = (),
+    ) -> Ran:
+        searcher, scheduler = pair
+        directory = Path(tempfile.mkdtemp(prefix=f"{searcher}-{scheduler}-", dir=base))
+        walker = shutil.copy(WALKER, directory)
+        flags = ["--trainable", f"{walker}:train", "--name", "s", "--trials", str(TRIALS)]
+        flags += ["--searcher", searcher, "--scheduler", scheduler, "--concurrent", str(slots)]
+        flags += ["--cpus-per-trial", "0.5"]  # all studies of a pair run at the same time
+        flags += ["--space", f"{walker}:GRID"] if searcher == "grid" else []
+        flags += ["--searcher-arg", SEARCHER_ARGS[searcher]] if searcher in SEARCHER_ARGS else []
+        if scheduler in SCHEDULER_ARGS:
+            flags += ["--scheduler-arg", SCHEDULER_ARGS[scheduler]]
+        study = directory / "results" / "s"
+        for lines in kills:
+            driver = Driver(flags, directory=directory, environment=job)
+            driver.wait_for(study / "trials.jsonl", lines)
+            driver.kill()
+            flags = ["--resume", "s"]
+        for number, spoil_one in enumerate(spoil, start=1):
+            driver = Driver(flags, directory=directory, environment=job)
+            driver.wait_until(lambda name=f"{number:04d}": _epochs(study, name) >= 2)
+            driver.kill()
+            spoil_one(study, f"{number:04d}")
+            flags = ["--resume", "s"]
+        driver = Driver(flags, directory=directory, environment=job)
+        assert driver.wait() == 0, driver.said
+        return Ran(directory, kills=kills)
+
+    return begin
+
+
+def _epochs(study: Path, trial: str) -> int:
+    """How many epochs the journal says that the trial has trained."""
+    events = journal.events(study)
+    return max((e["epoch"] for e in events if e["trial"] == trial and "metrics" in e), default=0)
+
+
+found: dict[tuple[str, str], str] = {}  # for the table in the README
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_a_killed_study_is_the_study_that_was_not(
+    run: Callable[..., Ran], pair: tuple[str, str]
+) -> None:
+    rng = random.Random("-".join(pair))
+    # In pbt all trials begin before the first is cloned.
+    first = rng.randint(22, 40) if pair[1] == "pbt" else rng.randint(6, 16)
+    second = first + rng.randint(4, 12)
+    with ThreadPoolExecutor() as threads:
+        studies = [
+            threads.submit(run, pair, slots=1),
+            threads.submit(run, pair, slots=1, kills=(first, second)),
+            threads.submit(run, pair, slots=2, kills=(rng.randint(first, second),)),
+        ]
+        whole, killed, in_two_slots = [study.result() for study in studies]
+
+    found[pair] = "differs"
+    assert killed.decided() == whole.decided()
+    found[pair] = "same"
+
+    for study in (killed, in_two_slots):
+        assert_nothing_is_lost_or_doubled(study)
+        assert_decisions_are_those_of_one_scheduler(study)
+    assert_proposals_are_those_of_one_searcher(in_two_slots)
+    assert whole.summary["restarts"] == 0
+    assert killed.summary["restarts"] <= 2
+
+
+def lose_lines(study: Path, trial: str) -> None:
+    """The end of the journal was not on the disk yet; the rest was."""
+    path = study / "trials.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
+
+
+def tear_line(study: Path, trial: str) -> None:
+    path = study / "trials.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def lose_files(study: Path, trial: str) -> None:
+    for name in ("best.json", "summary.json"):
+        (study / name).unlink()
+
+
+def checkpoints(study: Path, trial: str) -> list[Path]:
+    found = sorted((study / "checkpoints" / trial).glob("checkpoint_*"))
+    assert found
+    return found
+
+
+def lose_checkpoints(study: Path, trial: str) -> None:
+    for path in checkpoints(study, trial):
+        shutil.rmtree(path)
+
+
+def empty_checkpoints(study: Path, trial: str) -> None:
+    for path in checkpoints(study, trial):
+        (path / "state.json").unlink()
+
+
+def truncate_last_checkpoint(study: Path, trial: str) -> None:
+    (checkpoints(study, trial)[-1] / "state.json").write_text("")
+
+
+def test_what_a_power_cut_takes_is_done_again(run: Callable[..., Ran]) -> None:
+    """Trial after trial, killed after its second epoch, something that was written is lost."""
+    spoil: tuple[Callable[[Path, str], None], ...] = (lose_lines, tear_line, lose_files)
+    spoil += (lose_checkpoints, empty_checkpoints, truncate_last_checkpoint)
+    with ThreadPoolExecutor() as threads:
+        whole = threads.submit(run, PLAIN, slots=1)
+        spoilt = threads.submit(run, PLAIN, slots=1, spoil=spoil)
+    assert spoilt.result().decided() == whole.result().decided()
+
+
+def assert_nothing_is_lost_or_doubled(ran: Ran) -> None:
+    names = [f"{number:04d}" for number in range(1, TRIALS + 1)]
+    assert [e["trial"] for e in ran.events if e["event"] == "start"] == names
+    assert Counter(e["trial"] for e in ran.events if e["event"] == "end") == Counter(names)
+    for trial in ran.trials.values():
+        assert list(trial.epochs) == [*range(1, trial.epoch + 1)]
+        assert (trial.state, trial.epoch < EPOCHS) in {("completed", False), ("pruned", True)}
+    slots = ran.study.concurrent or 0
+    assert 0 <= ran.begun - ran.epochs <= len(ran.kills) * slots, "epochs trained again"
+    # An epoch that was trained again is the same.
+    metrics: dict[tuple[str, int], Any] = {}
+    for event in ran.events:
+        if event["event"] == "epoch":
+            first = metrics.setdefault((event["trial"], event["epoch"]), event["metrics"])
+            assert event["metrics"] == first
+    assert ran.best["metrics"] == min(metrics.values(), key=lambda m: m["loss"])
+    assert (ran.directory / ran.best["checkpoint"]).is_file()
+    states = {state: count for state, count in ran.summary["trials"].items() if count}
+    assert states == Counter(trial.state for trial in ran.trials.values())
+    assert 0 < ran.summary["busy_fraction"] <= 1
+
+
+def assert_decisions_are_those_of_one_scheduler(ran: Ran) -> None:
+    """A scheduler that is told the whole journal, and never was interrupted, decides of each
+    epoch what became of its trial: rungs are what they would have been."""
+    scheduler = ran.study.build_scheduler()
+    trials: dict[str, Trial] = {}
+    decisions: dict[str, Decision] = {}
+
+    def ordered(trial: str) -> list[Order]:
+        idle = scheduler.orders(idle=True) if len(trials) == TRIALS else []
+        return [order for order in scheduler.orders() + idle if order.trial == trial]
+
+    for event in ran.events:
+        name, kind, epoch = event["trial"], event["event"], event.get("epoch")
+        new = kind == "epoch" and epoch not in trials[name].epochs
+        paused = decisions.get(name) is Decision.PAUSE
+        if kind == "restart" and "donor" in event:
+            assert Clone(name, event["donor"], event["config"]) in ordered(name)
+        elif new and paused:
+            assert any(isinstance(order, Resume | Clone) for order in ordered(name))
+        elif new:
+            assert decisions.get(name) is not Decision.STOP
+        elif kind == "end" and event["state"] == "pruned":
+            stopped = decisions[name] is Decision.STOP
+            assert stopped or (paused and Stop(name) in ordered(name))
+        elif kind == "end":
+            assert decisions[name] is Decision.CONTINUE
+        trial = fold(trials, event)
+        if kind == "start":
+            scheduler.begin(name, trial.config)
+        elif new:
+            decision = scheduler.report(name, epoch, event["metrics"]["loss"])
+            decisions[name] = decision if epoch < EPOCHS else Decision.CONTINUE
+        elif kind == "end":
+            scheduler.end(name)
+
+
+def assert_proposals_are_those_of_one_searcher(ran: Ran) -> None:
+    """A searcher that is told the whole journal proposes, at each start after the first kill, the
+    config that was trained; and one that is told nothing would not, if there is a model."""
+    searcher = ran.study.build_searcher()
+    trials: dict[str, Trial] = {}
+    known: set[str] = set()
+    learnt = 0
+    for line, event in enumerate(ran.events, start=1):
+        name, kind, epoch = event["trial"], event["event"], event.get("epoch")
+        if kind == "start" and line > ran.kills[0]:
+            number = len(trials)
+            assert event["config"] == propose(searcher, number, known)
+            ignorant = propose(ran.study.build_searcher(), number, known)
+            learnt += event["config"] != ignorant
+        new = kind == "epoch" and epoch not in trials[name].epochs
+        trial = fold(trials, event)
+        known.add(key(trial.config))
+        if kind == "start":
+            searcher.begin(name, trial.config)
+        elif new:
+            searcher.report(name, epoch, event["metrics"]["loss"])
+        elif kind == "end":
+            searcher.end(name, min(metrics["loss"] for metrics in trial.epochs.values()))
+    assert (learnt > 0) == (ran.study.searcher not in ("random", "grid"))
+
+
+def propose(searcher: Searcher, number: int, known: set[str]) -> Config:
+    """The first proposal that was not trained before."""
+    proposals = (searcher.propose(number, attempt) for attempt in range(20))
+    return next(config for config in proposals if key(config) not in known)
+
+
+def test_the_table_in_the_readme_is_what_was_found() -> None:
+    if len(found) < len(PAIRS):
+        pytest.skip("the table needs all pairs, and only some were run")
+    rows = ["| | " + " | ".join(f"`{name}`" for name in SCHEDULERS) + " |"]
+    rows.append("|---" * (1 + len(SCHEDULERS)) + "|")
+    for searcher in SEARCHERS:
+        cells = [found.get((searcher, scheduler), "—") for scheduler in SCHEDULERS]
+        rows.append(f"| `{searcher}` | " + " | ".join(cells) + " |")
+    before, begin, rest = README.read_text().partition("<!-- measured: interrupted -->\n")
+    _, end, after = rest.partition("<!-- end -->\n")
+    text = before + begin + "\n".join(rows) + "\n" + end + after
+    if os.environ.get("SIFTUNE_README") == "write":
+        README.write_text(text)
+    assert README.read_text() == text, "SIFTUNE_README=write writes the table anew"

@@ -1,0 +1,77 @@
+"""What was written last before a kill or a power cut may be missing: the journal makes it good."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siftune.launch import launch, resumed
+
+BEST = {"trial": "0002", "epoch": 1, "metrics": {"loss": 0.25}}
+
+
+@pytest.fixture
+def done(written: Callable[..., Any], tmp_path: Path) -> Path:
+    """A study whose last line is written: two trials, the best epoch is the second's first."""
+    (tmp_path / "mine.py").write_text("def train(config): ...\n")
+    study = written("s", trainable=f"{tmp_path}/mine.py:train", trials=2, scheduler="none")
+    study.trial(1.0, 0.5)
+    study.trial(0.25, 0.75)
+    return study.directory
+
+
+def resume(directory: Path) -> int:
+    return launch(resumed(directory, {}), data=directory, results=directory.parent, resume=True)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        None,
+        {"trial": "0001", "epoch": 2, "metrics": {"loss": 0.5}},
+        {"trial": "0003", "epoch": 1, "metrics": {"loss": 0.125}},  # whose line a power cut took
+    ],
+    ids=["missing", "behind", "ahead"],
+)
+def test_bestjson_follows_the_journal(done: Path, before: dict[str, Any] | None) -> None:
+    if before:
+        (done / "best.json").write_text(json.dumps(before))
+    assert resume(done) == 0
+    best = json.loads((done / "best.json").read_text())
+    assert {name: best[name] for name in BEST} == BEST
+
+
+@pytest.mark.parametrize(
+    "before", [None, {"wall_s": 2.0, "slot_s": 4.0}], ids=["missing", "behind"]
+)
+def test_summaryjson_follows_the_journal(done: Path, before: dict[str, float] | None) -> None:
+    if before:
+        (done / "summary.json").write_text(json.dumps(before))
+    assert resume(done) == 0
+    summary = json.loads((done / "summary.json").read_text())
+    assert summary["trials"] == {"completed": 2, "pruned": 0, "failed": 0, "running": 0}
+    assert summary["trial_s"] == 4.0
+    assert (done / "report.html").is_file()
+
+
+def test_a_best_is_not_written_before_its_line_is_on_the_disk(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from siftune.journal import Journal
+
+    calls: list[str] = []
+    sync, write = Journal.sync, Journal.write
+
+    def record(name: str, function: Callable[..., None]) -> Callable[..., None]:
+        def call(self: Journal, *arguments: Any) -> None:
+            calls.append(arguments[0] if arguments else name)
+            function(self, *arguments)
+
+        return call
+
+    monkeypatch.setattr(Journal, "sync", record("sync", sync))
+    monkeypatch.setattr(Journal, "write", record("write", write))
+    resume(done)
+    assert calls[calls.index("best.json") - 1] == "sync"

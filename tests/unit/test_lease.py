@@ -1,0 +1,223 @@
+"""One driver per study: who wins, who is refused, and who notices that it has lost."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siftune import lease
+from siftune.lease import Lease, StudyBusyError
+from siftune.study import read
+
+TUNE = Path(__file__).parents[2] / "entrypoints/tune.py"
+# Says whether it got the lease of a study, and keeps it until its input is closed.
+HOLDER = """
+import sys
+from pathlib import Path
+from siftune.lease import Lease, StudyBusyError
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    held = Lease(Path(sys.argv[1]), job=None)
+except StudyBusyError:
+    print("busy", flush=True)
+else:
+    print("won", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts a process that will try for the lease of the study in tmp_path, once told."""
+    processes = []
+
+    def start() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        assert said(process) == "ready"
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def elsewhere(directory: Path) -> dict[str, Any]:
+    """driver.json of a driver on another machine."""
+    driver = {"host": "node7", "pid": 4711, "began": 1, "boot": "other", "pids": "pid:[1]"}
+    driver |= {"job": None, "nonce": "theirs"}
+    (directory / "driver.json").write_text(json.dumps(driver))
+    return driver
+
+
+@pytest.fixture
+def beating(tmp_path: Path) -> Iterator[None]:
+    """Touches driver.json, as a driver on another machine would."""
+    over = threading.Event()
+
+    def touch() -> None:
+        while not over.wait(0.2):
+            os.utime(tmp_path / "driver.json")
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+@pytest.mark.parametrize("before", ["nobody", "killed", "ended"])
+def test_of_many_drivers_at_once_one_wins(
+    holder: Callable[[], subprocess.Popen[str]], tmp_path: Path, before: str
+) -> None:
+    if before == "killed":
+        first = holder()
+        go(first)
+        assert said(first) == "won"
+        first.kill()
+        first.wait()
+    if before == "ended":
+        Lease(tmp_path, job=None).end()
+    processes = [holder() for _ in range(6)]
+    for process in processes:
+        go(process)
+    assert sorted(map(said, processes)) == ["busy"] * 5 + ["won"]
+    assert [path.name for path in tmp_path.iterdir()] == ["driver.json"]
+
+
+def test_a_driver_that_died_while_it_took_over_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_CLAIM_S", 0.2)
+    (tmp_path / ".driver.claim").touch()
+    Lease(tmp_path, job=None).end()
+    assert "ended" in lease.read(tmp_path)
+
+
+def test_a_driver_elsewhere_that_is_heard_of_is_not_disturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(lease, "_SILENCE_S", 5.0)
+    theirs = elsewhere(tmp_path)
+    request.getfixturevalue("beating")
+    with pytest.raises(StudyBusyError, match="process 4711 on node7"):
+        Lease(tmp_path, job=None)
+    assert lease.read(tmp_path) == theirs
+
+
+def test_a_driver_elsewhere_that_is_silent_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_SILENCE_S", 1.0)
+    elsewhere(tmp_path)
+    began = time.monotonic()
+    mine = Lease(tmp_path, job=None)
+    assert time.monotonic() - began >= 1
+    assert lease.read(tmp_path)["pid"] == os.getpid()
+    mine.end()
+
+
+def test_a_job_that_slurm_started_again_waits_for_nobody(tmp_path: Path) -> None:
+    theirs = elsewhere(tmp_path) | {"job": "12"}
+    (tmp_path / "driver.json").write_text(json.dumps(theirs))
+    began = time.monotonic()
+    Lease(tmp_path, job="12").end()
+    assert time.monotonic() - began < 5
+
+
+def test_a_driver_that_was_taken_for_dead_notices_and_leaves_the_other_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_BEAT_S", 0.1)
+    mine = Lease(tmp_path, job=None)
+    mine.check()
+    theirs = elsewhere(tmp_path)
+    deadline = time.monotonic() + 20
+    while not mine.lost and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(StudyBusyError, match="taken over"):
+        mine.check()
+    mine.end()
+    assert lease.read(tmp_path) == theirs
+
+
+def test_a_driver_that_slept_too_long_looks_before_it_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_BEAT_S", 1000.0)  # it has not come to it yet
+    mine = Lease(tmp_path, job=None)
+    elsewhere(tmp_path)
+    mine.check()  # heard of just now: nobody can have taken it for dead
+    monkeypatch.setattr(lease, "_SILENCE_S", 0.0)
+    with pytest.raises(StudyBusyError, match="taken over"):
+        mine.check()
+    mine.end()
+
+
+def test_a_moment_without_the_file_system_is_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_BEAT_S", 0.05)
+    mine = Lease(tmp_path, job=None)
+    (tmp_path / "driver.json").rename(tmp_path / "away")
+    time.sleep(0.5)
+    (tmp_path / "away").rename(tmp_path / "driver.json")
+    mine.check()
+    mine.end()
+    assert "ended" in lease.read(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["this machine", "another machine"])
+def test_the_command_refuses_a_study_that_is_being_run(
+    holder: Callable[[], subprocess.Popen[str]],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    place: str,
+) -> None:
+    (tmp_path / "mine.py").write_text("SPACE = {'x': 1}\ndef train(config): ...\n")
+    layer = {"trainable": f"{tmp_path}/mine.py:train", "name": tmp_path.name, "searcher": "random"}
+    (tmp_path / "study.yaml").write_text(read([layer], {}).to_yaml())
+    if place == "this machine":
+        first = holder()
+        go(first)
+        assert said(first) == "won"
+    else:
+        elsewhere(tmp_path)
+        request.getfixturevalue("beating")
+    before = lease.read(tmp_path)
+    second = subprocess.run(
+        [sys.executable, TUNE, "--results", tmp_path.parent, "--resume", tmp_path.name],
+        capture_output=True,
+        text=True,
+    )
+    assert second.returncode == 1
+    said_why = f"tune: the study {tmp_path.name} is being run by process {before['pid']} on "
+    assert second.stderr.startswith(said_why + before["host"])
+    assert second.stderr.count("\n") == 1
+    assert not (tmp_path / "trials.jsonl").exists()
+    assert lease.read(tmp_path) == before
