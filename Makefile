@@ -28,7 +28,8 @@ setup: $(VENV)/ready ## the environment of tune and test, in .venv, from the loc
 $(VENV)/ready: $(LOCKS)/bootstrap.lock $(LOCKS)/dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q --require-hashes -r $(LOCKS)/bootstrap.lock
-	$(UV) pip install -q --python $(VENV)/bin/python --require-hashes --no-deps -r $(LOCKS)/dev.lock
+	$(UV) pip install -q --python $(VENV)/bin/python --require-hashes --no-deps --compile-bytecode \
+		-r $(LOCKS)/dev.lock
 	$(UV) pip install -q --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -101,11 +102,13 @@ _ENVIRONMENT = {
 
 
 @contextmanager
-def connect() -> Iterator[None]:
+def connect(lost: Callable[[], None] | None = None) -> Iterator[None]:
     """Ray for the length of a study: that of the Slurm job, or one on this machine.
 
     Where this process is connected already, that connection is used and left as it is. Raises
-    ClusterError if the job's cluster does not come up.
+    ClusterError if the job's cluster does not come up. When this machine's Ray is killed, the
+    process ends, with status 1, after a call of `lost` in another thread: Ray itself would wait a
+    minute and then abort. (A job sees to that by itself: slurm/tune.sbatch.)
     """
     import ray
 
@@ -127,10 +130,13 @@ def connect() -> Iterator[None]:
             _set_environment(token)
             _set_certificate(directory)
             _read_environment()
+            over = threading.Event()
             try:
                 _start(directory, nodes()[0])
+                threading.Thread(target=_watch, args=(directory, lost, over), daemon=True).start()
                 yield
             finally:
+                over.set()
                 ray.shutdown()
 
 
@@ -161,6 +167,20 @@ def _start(directory: Path, node: Node) -> None:
         raise ClusterError(
             f"Ray did not start on this machine, which may be busy: {error}"
         ) from error
+
+
+def _watch(directory: Path, lost: Callable[[], None] | None, over: threading.Event) -> None:
+    """Ends this process when a part of its Ray has ended."""
+    node: Any = importlib.import_module("ray._private.worker")._global_node
+    while not over.wait(0.5):
+        if {"raylet", "gcs_server"} & {kind for kind, _ in node.dead_processes()}:
+            if over.is_set():
+                return
+            if lost:
+                lost()
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+            _remove(directory)
+            os._exit(1)
 
 
 def _set_certificate(directory: Path) -> None:

@@ -114,7 +114,14 @@ def _run(
         if progress.done:
             _Clock(progress, log, driver, [], unseen_s=_unseen_s(directory, events)).write_summary()
         else:
-            with cluster.connect(), _signals() as received:
+
+            def lost() -> None:
+                driver.end()
+                sys.stdout.flush()
+                print("the study stops: its Ray was killed, as for want of memory", file=sys.stderr)
+                print(f"see to that, then --resume {study.name}", file=sys.stderr, flush=True)
+
+            with cluster.connect(lost), _signals() as received:
                 from siftune import tuner
 
                 unseen_s = _unseen_s(directory, events)

@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import ray
+from ray._private import ray_constants
 
 ROOT = Path(__file__).parents[2]
 _FORKS = multiprocessing.get_context("forkserver")
@@ -99,5 +100,6 @@ def _drive(flags: list[str], directory: Path, environment: dict[str, str], outpu
         os.dup2(file.fileno(), 2)
     os.chdir(directory)
     os.environ.update(environment)
+    ray_constants.ENABLE_RAY_CLUSTER = False  # the tests' Ray is on loopback: see siftune.cluster
     sys.argv = ["tune", *flags]
     runpy.run_path(str(ROOT / "entrypoints/tune.py"), run_name="__main__")

@@ -223,3 +223,22 @@ def test_what_a_killed_driver_left_in_tmp_goes_with_the_next(
     process = start("tune", *STUDY, "--trials", "1", "--set", "nap=0", "--name", "t")
     assert process.wait() == 0, process.stdout.read()
     assert not left.exists()
+
+
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_a_killed_ray_is_said_and_the_study_goes_on(
+    start: Callable[..., Any], tmp_path: Path, part: str
+) -> None:
+    process = start("tune", *STUDY, "--trials", "3", "--name", "s")
+    wait_for_events(tmp_path / "results/s", 2)
+    subprocess.run(["pkill", "-KILL", "-x", part, "-P", str(process.pid)], check=True)
+    said = process.communicate(timeout=20)[0]
+    assert process.returncode == 1
+    assert "its Ray was killed" in said
+    assert "--resume s" in said
+    assert "Traceback" not in said
+    assert "ended" in json.loads((tmp_path / "results/s/driver.json").read_text())
+    again = start("tune", "--resume", "s")
+    assert again.wait() == 0, again.stdout.read()
+    ends = [e for e in events(tmp_path / "results/s") if e["event"] == "end"]
+    assert [e["state"] for e in ends] == ["completed"] * 3
