@@ -15,37 +15,67 @@ def nodes(study: Path) -> set[str]:
     return {event["node"] for event in events(study) if event["event"] == "epoch"}
 
 
-def test_a_study_outlives_its_job_and_grows(submit: Callable[..., Job], cluster: Cluster) -> None:
-    """The time limit is Slurm's own; where requeueing is forbidden another job follows."""
+def begin(submit: Callable[..., Job], *, trials: int, minutes: int) -> Job:
+    """A job on one node, whose study has trained an epoch."""
     flags = "--trainable napper.py:train --set nap=1.0 --scheduler none --searcher random"
     write = f"cat > napper.py <<'END'\n{NAPPER}\nEND"
-    job = submit(prepare=write, GPUS=2, TIME=1, NAME="s", ARGS=f"{flags} --trials 14")
-    study = job.study("s")
+    args = f"{flags} --trials {trials}"
+    job = submit(prepare=write, GPUS=2, TIME=minutes, NAME="s", ARGS=args)
     poll(lambda: "epoch 1" in job.log(), 60, "a first epoch", job.log)
-    cluster.check("hpc1", "scontrol", "update", f"JobId={job.number}", "Requeue=0")
+    return job
 
+
+def assert_nothing_was_trained_twice(study: Path, *, trials: int) -> None:
+    found = events(study)
+    names = [f"{n:04d}" for n in range(1, trials + 1)]
+    for kind in ("start", "end"):
+        assert Counter(e["trial"] for e in found if e["event"] == kind) == dict.fromkeys(names, 1)
+    epochs = Counter((e["trial"], e["epoch"]) for e in found if e["event"] == "epoch")
+    assert epochs == {(name, epoch): 1 for name in names for epoch in range(1, 10)}
+
+
+def causes(study: Path) -> set[str]:
+    return {event["cause"] for event in events(study) if event["event"] == "restart"}
+
+
+def test_a_study_outlives_its_job(submit: Callable[..., Job], cluster: Cluster) -> None:
+    """The time limit is Slurm's own. Where requeueing is forbidden another job follows; that one
+    is requeued."""
+    job = begin(submit, trials=12, minutes=1)
+    study = job.study("s")
+    cluster.check("hpc1", "scontrol", "update", f"JobId={job.number}", "Requeue=0")
+    said = job.wait(90)
+    assert job.status() == 75, said
+    assert "the time is nearly over" in said
+    following = re.search(r"Submitted batch job (\d+)", said)
+    assert following, said
+    job.number = following[1]
+
+    def over() -> bool:
+        if job.queued("PD"):  # a requeued job waits for two minutes
+            words = ("scontrol", "update", f"JobId={job.number}", "StartTime=now")
+            cluster.run("hpc1", *words)
+        return not job.queued("PD,R,CG")
+
+    poll(over, 240, "the end of the study", job.log)
+    assert job.status() == 0, job.log()
+    assert_nothing_was_trained_twice(study, trials=12)
+    assert causes(study) == {"interrupted"}
+    assert job.left() == ""
+
+
+def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cluster) -> None:
+    job = begin(submit, trials=14, minutes=10)
+    study = job.study("s")
     grow = ("grow", f"JOB={job.number}", "GPUS=2", "SITE=virtual")
     said = cluster.check("hpc1", "make", "-C", job.directory, *grow)
     added = re.search(r"Submitted batch job (\d+)", said)
     assert added, said
-    poll(lambda: len(nodes(study)) == 2, 40, "epochs on the added node")
+    log = Job(cluster, "hpc1", job.directory, added[1]).log
+    poll(lambda: len(nodes(study)) == 2, 60, "epochs on the added node", log)
     cluster.check("hpc1", "scancel", added[1])
-
-    runs = 1
-    while "the time is nearly over" in (said := job.wait(90)):
-        assert job.status() == 75, said
-        following = re.search(r"Submitted batch job (\d+)", said)
-        assert following, said
-        job.number, runs = following[1], runs + 1
+    said = job.wait(180)
     assert job.status() == 0, said
-    assert 2 <= runs <= 4
-    assert "goes on after epoch" in said
-    found = events(study)
-    for kind in ("start", "end"):
-        counts = Counter(e["trial"] for e in found if e["event"] == kind)
-        assert counts == {f"{n:04d}": 1 for n in range(1, 15)}
-    epochs = Counter((e["trial"], e["epoch"]) for e in found if e["event"] == "epoch")
-    assert epochs == {(f"{n:04d}", epoch): 1 for n in range(1, 15) for epoch in range(1, 10)}
-    causes = Counter(e["cause"] for e in found if e["event"] == "restart")
-    assert causes.keys() <= {"lost", "interrupted"}
+    assert_nothing_was_trained_twice(study, trials=14)
+    assert causes(study) == {"lost"}
     assert job.left() == ""

@@ -229,7 +229,7 @@ def test_what_a_killed_driver_left_in_tmp_goes_with_the_next(
 def test_a_killed_ray_is_said_and_the_study_goes_on(
     start: Callable[..., Any], tmp_path: Path, part: str
 ) -> None:
-    process = start("tune", *STUDY, "--trials", "3", "--name", "s")
+    process = start("tune", *STUDY, "--scheduler", "none", "--trials", "3", "--name", "s")
     wait_for_events(tmp_path / "results/s", 2)
     subprocess.run(["pkill", "-KILL", "-x", part, "-P", str(process.pid)], check=True)
     said = process.communicate(timeout=20)[0]
