@@ -36,9 +36,9 @@ def cause(failure: BaseException | None) -> Cause:
     if isinstance(failure, OutOfMemoryError):
         return Cause.MEMORY
     if isinstance(failure, RayActorError):
-        if isinstance(failure, ActorUnavailableError) or "its node has died" in text:
-            return Cause.LOST
-        return Cause.CRASH
+        gone = isinstance(failure, ActorUnavailableError) or "its node has died" in text
+        # preempted: Ray there was told to end, as by scancel.
+        return Cause.LOST if gone or failure.preempted else Cause.CRASH
     if isinstance(failure, RayTaskError):
         if isinstance(failure.cause, Unfit) or f"{Unfit.__name__}: " in text:
             return Cause.REPLACED

@@ -202,6 +202,9 @@ class _RayTrial(RayTrial):
 
     failure: Exception | None = None
 
+    def should_recover(self) -> bool:
+        return False  # else Ray Tune would, by itself and unrecorded, where a node left in order
+
     def handle_error(self, exc: Any = None) -> None:
         self.failure = exc
         super().handle_error(exc)

@@ -1,0 +1,12 @@
+"""Five minutes of random faults; `make soak` goes on for as long as is wanted."""
+
+from tests.cluster.conftest import Cluster
+from tests.cluster.soak import Soak
+
+
+def test_nothing_is_lost_in_five_minutes_of_faults(cluster: Cluster, checkout: str) -> None:
+    figures = Soak(cluster, checkout, seed=1).run(minutes=5)
+    print(figures)
+    assert figures.faults.total() >= len(Soak.FAULTS)
+    assert figures.trials
+    assert (figures.lost, figures.doubled, figures.failed, figures.epochs_again) == (0, 0, 0, 0)
