@@ -26,6 +26,12 @@ from siftune.space import Config
 
 Event = dict[str, Any]
 
+
+def trial_name(number: int) -> str:
+    """The name of trial `number`, 0 for the first."""
+    return f"{number + 1:04d}"
+
+
 STATES = ("completed", "pruned", "failed")
 # Causes of a restart that are the trial's own: it is tried again so often and no more.
 TRIED_AGAIN = ("crash", "hang", "memory")

@@ -6,13 +6,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from siftune import cluster, console, journal, lease
+from siftune import ahead, cluster, console, journal, lease
 from siftune.errors import UsageError
 from siftune.journal import Journal, StorageError
 from siftune.lease import Lease
@@ -97,10 +97,10 @@ def _run(
         driver.check()
         log.append(event)
 
-    with console.view(study) as view:
+    with console.view(study) as view, closing(ahead.build(study, slots=slots)) as proposals:
         progress = Progress(
             study,
-            study.build_searcher(),
+            proposals,
             study.build_scheduler(),
             slots=slots,
             write=write,
@@ -344,7 +344,7 @@ class _Clock:
             "slot_s": slot_s,
             "busy_fraction": trial_s / slot_s if slot_s else 0.0,
             "overhead_s_per_trial": max(0.0, slot_s - trial_s) / max(1, ended),
-            "suggest_s": progress.suggest_s + self._before.get("suggest_s", 0.0),
+            "suggest_s": progress.proposals.spent_s + self._before.get("suggest_s", 0.0),
             "suggest_wait_s": progress.suggest_wait_s + self._before.get("suggest_wait_s", 0.0),
             "restarts": sum(trial.restarts for trial in trials),
         }

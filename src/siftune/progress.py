@@ -11,15 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
-
-from siftune.journal import STATES, Event, Trial, fold
+from siftune.journal import STATES, Event, Trial, fold, trial_name
+from siftune.proposals import NotYet, Proposals
 from siftune.schedulers.base import Decision, Order, Scheduler
-from siftune.searchers.base import Searcher, SpaceExhausted
-from siftune.space import Config, key
+from siftune.searchers.base import SpaceExhausted
+from siftune.space import Config
 from siftune.study import Study
-
-_ATTEMPTS = 20  # proposals that a searcher gets for one trial before a random config is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,7 @@ class Progress:
     def __init__(
         self,
         study: Study,
-        searcher: Searcher,
+        proposals: Proposals,
         scheduler: Scheduler,
         *,
         slots: int,
@@ -53,20 +50,19 @@ class Progress:
         sinks: Iterable[Sink] = (),
     ) -> None:
         self.study = study
-        self.searcher = searcher
+        self.proposals = proposals
         self.scheduler = scheduler
         self.slots = slots
         self.trials: dict[str, Trial] = {}
         self.best: Best | None = None
         self.exhausted = False  # the space has no config left that was not trained
-        self.suggest_s = 0.0  # inside the searcher
-        self.suggest_wait_s = 0.0  # the same, times the slots that stood idle meanwhile
+        self.suggest_wait_s = 0.0  # of slots that stood idle until a config was there
         self._write = write
         self._sinks = list(sinks)
-        self._known: dict[str, str] = {}  # config key → trial
         self._scores: dict[str, float] = {}  # best score of each trial
         self._decisions: dict[str, Decision] = {}  # of each trial's last epoch
         self._running: set[str] = set()
+        self._waiting_since: float | None = None  # for the next config
 
     # ── Questions ───────────────────────────────────────────────────────────────────────────────
 
@@ -105,15 +101,26 @@ class Progress:
             self._take(event)
 
     def begin(self) -> Trial | None:
-        """The next new trial, begun; None if there is none left."""
+        """The next new trial, begun; None if there is none left, or its config is not there yet."""
         if self.all_begun:
             return None
-        config = self._propose(len(self.trials))
-        if config is None:
+        number = len(self.trials)
+        since = time.monotonic() if self._waiting_since is None else self._waiting_since
+        self._waiting_since = None
+        try:
+            proposal = self.proposals.ask(number, ahead=math.ceil(self.slots / 2))
+        except NotYet:
+            self._waiting_since = time.monotonic()
+            return None
+        except SpaceExhausted:
             self.exhausted = True
             return None
-        name = f"{len(self.trials) + 1:04d}"
-        self._record({"event": "start", "trial": name, "config": config})
+        finally:
+            idle = max(0, self.slots - len(self._running))
+            self.suggest_wait_s += idle * (time.monotonic() - since)
+        name = trial_name(number)
+        event = {"event": "start", "trial": name, "config": proposal.config}
+        self._record(event | ({} if proposal.knew is None else {"knew": proposal.knew}))
         return self.trials[name]
 
     def report(
@@ -191,9 +198,8 @@ class Progress:
         again = kind == "epoch" and event["epoch"] in self.trials[name].epochs
         trial = fold(self.trials, event)
         if kind == "start":
-            self._known[key(trial.config)] = name
             self._running.add(name)
-            self.searcher.begin(name, trial.config)
+            self.proposals.begin(name, trial.config)
             self.scheduler.begin(name, trial.config)
         elif kind == "epoch" and not again:
             self._take_epoch(trial, event["epoch"], event["metrics"])
@@ -209,11 +215,11 @@ class Progress:
             # Its checkpoint was not to be had any more, or it would not be trained again.
             self.best = replace(self.best, checkpoint=event.get("checkpoint"))
         elif kind == "restart":
-            self._known.setdefault(key(trial.config), name)
+            self.proposals.know(trial.config)
         elif kind == "end":
             self._running.discard(name)
             failed = trial.state == "failed"
-            self.searcher.end(name, None if failed else self._scores.get(name))
+            self.proposals.end(name, None if failed else self._scores.get(name))
             self.scheduler.end(name)
 
     def _take_epoch(self, trial: Trial, epoch: int, metrics: dict[str, Any]) -> None:
@@ -222,7 +228,7 @@ class Progress:
         self._scores[name] = min(score, self._scores.get(name, math.inf))
         if self.best is None or score < self._score_of(self.best):
             self.best = Best(name, epoch, trial.config, metrics, trial.checkpoints.get(epoch))
-        self.searcher.report(name, epoch, score)
+        self.proposals.report(name, epoch, score)
         decision = self.scheduler.report(name, epoch, score)
         # At its last epoch a trial ends by itself: there is nothing left to stop or to pause.
         last = epoch >= trial.config.get("epochs", math.inf)
@@ -243,30 +249,3 @@ class Progress:
             if not isinstance(value, int | float) or not math.isfinite(value):
                 return f"{name} is {value!r} after epoch {epoch}: a finite number is needed"
         return None
-
-    def _propose(self, number: int) -> Config | None:
-        """A config that no trial has had: one that was trained is answered by its record."""
-        began = time.perf_counter()
-        try:
-            return self._fresh(number)
-        finally:
-            spent = time.perf_counter() - began
-            self.suggest_s += spent
-            self.suggest_wait_s += spent * max(0, self.slots - len(self._running))
-
-    def _fresh(self, number: int) -> Config | None:
-        for attempt in range(_ATTEMPTS):
-            try:
-                config = self.searcher.propose(number, attempt)
-            except SpaceExhausted:
-                return None
-            if key(config) not in self._known:
-                return config
-        space = self.study.space
-        rng = np.random.default_rng([self.study.seed, number, _ATTEMPTS])
-        for _ in range(1000):
-            if key(config := space.sample(rng)) not in self._known:
-                return config
-        if space.size() is None:
-            return None
-        return next((config for config in space.grid() if key(config) not in self._known), None)

@@ -9,6 +9,7 @@ import pytest
 
 from siftune.journal import Event
 from siftune.progress import Progress
+from siftune.proposals import Proposals
 from siftune.schedulers import SCHEDULERS
 from siftune.schedulers.base import Clone, Decision, Stop
 from siftune.searchers import SEARCHERS
@@ -41,9 +42,8 @@ def study(searcher: str = "random", scheduler: str = "asha", **changes: Any) -> 
 
 
 def progress(study: Study, log: list[Event], *, slots: int = 1) -> Progress:
-    return Progress(
-        study, study.build_searcher(), study.build_scheduler(), slots=slots, write=log.append
-    )
+    proposals = Proposals(study, study.build_searcher())
+    return Progress(study, proposals, study.build_scheduler(), slots=slots, write=log.append)
 
 
 def loss(config: Config, epoch: int) -> float:
@@ -170,7 +170,7 @@ def test_a_failed_trial_is_told_to_the_searcher_and_the_study_goes_on() -> None:
     assert p.report(first.trial, 1, {"loss": math.nan}, seconds=1.0) is Decision.STOP
     assert p.trials[first.trial].state == "failed"
     assert "nan" in str(p.trials[first.trial].error)
-    assert not p.searcher.running
+    assert not p.proposals.searcher.running
     assert p.begin() is not None
 
 

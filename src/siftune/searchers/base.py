@@ -18,7 +18,14 @@ class SpaceExhausted(Exception):
 
 
 class Searcher(ABC):
-    """Proposes configs. Scores are always to be minimised; the caller turns signs."""
+    """Proposes configs. Scores are always to be minimised; the caller turns signs.
+
+    `processes`: in how many its proposals are to be computed ahead, since one takes longer than a
+    slot should wait; 0 if it does not. With more than one, proposals that are computed at the same
+    time do not know of each other.
+    """
+
+    processes = 0
 
     def __init__(self, space: Space, *, seed: int) -> None:
         self.space = space

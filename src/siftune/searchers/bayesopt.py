@@ -83,6 +83,8 @@ class BayesOpt(ModelBased):
     for a `kappa` or `xi` below 0.
     """
 
+    processes = 1
+
     def __init__(
         self,
         space: Space,

@@ -27,6 +27,10 @@ class Hebo(ModelBased):
     rule, one more than there are parameters.
     """
 
+    # A proposal takes 2 s. It is one of many on a Pareto front, drawn by lot: two that know nothing
+    # of each other seldom meet.
+    processes = 2
+
     def __init__(self, space: Space, *, seed: int, startup: int | None = None) -> None:
         super().__init__(space, seed=seed, startup=1 if startup is None else startup)
         if startup is None:

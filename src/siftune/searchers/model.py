@@ -82,7 +82,7 @@ class ModelBased(Searcher):
         away around the running config, and moves neither the best score nor the scale.
         """
         scores = self.scores
-        running = list(self.running.values())
+        running = [self.running[trial] for trial in sorted(self.running)]
         return self.configs + running, scores + [median(scores)] * len(running)
 
     def _spread(self, number: int) -> dict[str, float]:

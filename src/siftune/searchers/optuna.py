@@ -48,6 +48,7 @@ class Optuna(ModelBased):
         self._numbers: dict[str, int] = {}  # Optuna's number of each running trial
         self._cmaes = CmaEs(self.free) if sampler == "cmaes" else None
         if sampler == "gp":
+            self.processes = 1
             # Optuna imports it when the first model is fitted: too late for it to be seeded.
             import torch  # noqa: F401
 

@@ -1,0 +1,169 @@
+"""Proposals of slow searchers, computed in other processes before they are asked for.
+
+A searcher that fits a model takes a second or two for a config, in which a free slot would wait.
+Here each process has a searcher of its own, is told the same events in the same order, and
+computes the configs of the trials to come. One that is computed counts as a running trial for the
+next. When a trial ends its slot takes the oldest config that is ready, and one more is ordered,
+which knows of that end: results replace what is ahead point by point.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+import yaml
+
+from siftune.journal import trial_name
+from siftune.proposals import NotYet, Proposal, Proposals
+from siftune.searchers.base import Searcher, SpaceExhausted
+from siftune.space import Config, key
+from siftune.study import Study, read
+
+
+def build(study: Study, *, slots: int) -> Proposals:
+    """How the study's configs are proposed. With one slot each knows all results: to wait for it
+    is the price."""
+    searcher = study.build_searcher()
+    ahead = slots > 1 and searcher.processes
+    return Ahead(study, searcher) if ahead else Proposals(study, searcher)
+
+
+class Ahead(Proposals):
+    """Proposals from `searcher.processes` processes. Should they end, this one computes."""
+
+    def __init__(self, study: Study, searcher: Searcher) -> None:
+        super().__init__(study, searcher)
+        self._processes = [_Process(study) for _ in range(searcher.processes)]
+        self._ordered: dict[int, _Process] = {}
+        self._ready: dict[int, Proposal | None] = {}  # None: the space is exhausted
+        self._told: set[str] = set()  # trials to come that the processes take for running
+
+    def begin(self, trial: str, config: Config) -> None:
+        super().begin(trial, config)
+        if trial in self._told:
+            self._told.remove(trial)
+        else:
+            self._tell(self._processes, "begin", trial, config)
+
+    def report(self, trial: str, epoch: int, score: float) -> None:
+        super().report(trial, epoch, score)
+        if type(self.searcher).report is not Searcher.report:
+            self._tell(self._processes, "report", trial, epoch, score)
+
+    def end(self, trial: str, score: float | None) -> None:
+        super().end(trial, score)
+        self._tell(self._processes, "end", trial, score)
+
+    def ask(self, number: int, *, ahead: int = 0) -> Proposal:
+        self._collect()
+        last = min(number + ahead, (self.study.trials or 0) - 1)
+        for wanted in range(number, last + 1):
+            if wanted not in self._ordered and wanted not in self._ready:
+                self._order(wanted)
+        if not self._processes:
+            return super().ask(number)
+        if number not in self._ready:
+            raise NotYet
+        proposal = self._ready.pop(number)
+        if proposal is None:
+            raise SpaceExhausted
+        if key(proposal.config) in self._known:  # two processes had the same idea
+            self._order(number)
+            raise NotYet
+        return proposal
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.end()
+        self._processes = []
+
+    def _order(self, number: int) -> None:
+        busy = list(self._ordered.values())
+        for process in sorted(self._processes, key=busy.count):
+            if self._tell([process], "propose", number):
+                self._ordered[number] = process
+                return
+
+    def _collect(self) -> None:
+        for process in list(self._processes):
+            try:
+                while process.connection.poll():
+                    number, config, knew, seconds = process.connection.recv()
+                    del self._ordered[number]
+                    self.spent_s += seconds
+                    self._ready[number] = None if config is None else Proposal(config, knew)
+                    if config is not None:
+                        name = trial_name(number)
+                        self._told.add(name)
+                        others = [other for other in self._processes if other is not process]
+                        self._tell(others, "begin", name, config)
+            except (EOFError, OSError):
+                self._lose(process)
+
+    def _tell(self, processes: list["_Process"], *message: Any) -> bool:
+        """Whether all of them still listen."""
+        for process in list(processes):
+            try:
+                process.connection.send(message)
+            except OSError:
+                self._lose(process)
+                return False
+        return True
+
+    def _lose(self, process: "_Process") -> None:
+        print("a process that computes proposals has ended", file=sys.stderr)
+        self._processes.remove(process)
+        self._ordered = {n: p for n, p in self._ordered.items() if p is not process}
+
+
+class _Process:
+    """Another process with a searcher of this study, and the line to it."""
+
+    def __init__(self, study: Study) -> None:
+        self.connection, theirs = Pipe()
+        # One thread: its matrices are small, and processors are for trials.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "siftune.ahead", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self.connection.send(study.to_yaml())
+
+    def end(self) -> None:
+        self.connection.close()
+        self._process.kill()
+        self._process.wait()
+
+
+def serve(connection: Connection) -> None:
+    """Does what the messages say, until there is nobody at the other end."""
+    study = read([yaml.safe_load(connection.recv())], {})
+    proposals = Proposals(study, study.build_searcher())
+    ended = 0
+    while True:
+        verb, *words = connection.recv()
+        if verb == "propose":
+            began = time.perf_counter()
+            number, config = words[0], None
+            proposals.searcher.running.pop(trial_name(number), None)  # refused: another process's
+            with contextlib.suppress(SpaceExhausted):
+                config = proposals.ask(number).config
+                proposals.begin(trial_name(number), config)
+            connection.send((number, config, ended, time.perf_counter() - began))
+        else:
+            getattr(proposals, verb)(*words)
+            ended += verb == "end"
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's
+    with contextlib.suppress(EOFError, OSError):
+        serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,45 @@
+"""What a searcher proposes that was told a part of a journal: proposals are held against it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from siftune.journal import Event, Trial, fold, trial_name
+from siftune.proposals import Proposals
+from siftune.space import Config
+from siftune.study import Study
+
+
+def proposed(study: Study, events: Sequence[Event], number: int, knew: int) -> Iterator[Config]:
+    """The config of trial `number` from a searcher that knows so many ends, and that all trials
+    before this one run; or all but one, which another process computed at the same time."""
+    trials: dict[str, Trial] = {}
+    for event in events:
+        fold(trials, event)
+    ends = [event["trial"] for event in events if event["event"] == "end"][:knew]
+    before = [trial_name(n) for n in range(number)]
+    several = study.build_searcher().processes > 1
+    at_once = [name for name in before if name not in ends] if several else []
+    for left_out in (None, *reversed(at_once)):
+        proposals = Proposals(study, study.build_searcher())
+        for name in before:
+            if name != left_out:
+                proposals.begin(name, trials[name].config)
+        for name in ends:
+            losses = [metrics["loss"] for metrics in trials[name].epochs.values()]
+            proposals.end(name, None if trials[name].state == "failed" else min(losses))
+        with _one_thread():
+            config = proposals.ask(number).config
+        yield config
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in the processes: sums in another order round differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)

@@ -1,0 +1,143 @@
+"""Proposals that are computed ahead, in real processes: what they know, and what ends them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siftune import ahead
+from siftune.ahead import Ahead
+from siftune.journal import Event, trial_name
+from siftune.progress import Progress
+from siftune.proposals import Proposals
+from siftune.space import Config
+from siftune.study import Study, read, resolve
+from tests.told import proposed
+
+SPACE = {
+    "x": "uniform(-1, 1)",
+    "lr": "loguniform(1e-4, 1)",
+    "width": "choice([8, 16, 32])",
+    "epochs": 1,
+}
+SLOTS, TRIALS = 4, 14
+SEARCHERS: list[tuple[str, dict[str, Any]]] = [
+    ("hebo", {"startup": 4}),
+    ("bayesopt", {"startup": 4}),
+    ("optuna", {"startup": 4, "sampler": "gp"}),
+]
+
+
+def study(searcher: str = "bayesopt", options: dict[str, Any] | None = None, **more: Any) -> Study:
+    layer = {"trainable": "t.py:f", "name": "s", "space": SPACE, "trials": TRIALS}
+    layer |= {"searcher": searcher, "searcher_options": options or {}, "scheduler": "none"} | more
+    return resolve(read([layer], {}), slots=SLOTS)[0]
+
+
+def loss(config: Config) -> float:
+    return config["x"] ** 2 + config["width"] / 32
+
+
+def run(study: Study, proposals: Proposals, *, until: int = TRIALS) -> list[Event]:
+    """The journal of a study whose trials end in the order of their starts, one at a time."""
+    log: list[Event] = []
+    progress = Progress(study, proposals, study.build_scheduler(), slots=SLOTS, write=log.append)
+    deadline = time.monotonic() + 120
+    while not progress.done and len(progress.trials) < until:
+        assert time.monotonic() < deadline, "no proposal comes"
+        while len(progress.unfinished()) < SLOTS and progress.begin():
+            pass
+        if len(progress.unfinished()) == SLOTS or progress.all_begun:
+            name = progress.unfinished()[0]
+            progress.report(name, 1, {"loss": loss(progress.trials[name].config)}, seconds=0.1)
+            progress.end(name, "completed")
+        time.sleep(0.01)
+    return log
+
+
+@pytest.mark.parametrize(("searcher", "options"), SEARCHERS)
+def test_each_proposal_knows_the_ends_before_it_and_all_that_runs(
+    searcher: str, options: dict[str, Any]
+) -> None:
+    s = study(searcher, options)
+    with closing(ahead.build(s, slots=SLOTS)) as proposals:
+        assert isinstance(proposals, Ahead)
+        log = run(s, proposals)
+    starts = [event for event in log if event["event"] == "start"]
+    assert [event["trial"] for event in starts] == [trial_name(n) for n in range(TRIALS)]
+    for number, start in enumerate(starts):
+        ended = sum(event["event"] == "end" for event in log[: log.index(start)])
+        # Not more than two trials have ended since: so much is computed ahead.
+        assert ended - SLOTS // 2 <= start["knew"] <= ended
+        assert start["config"] in proposed(s, log, number, start["knew"])
+
+
+def test_one_slot_waits_for_its_proposal_and_knows_all() -> None:
+    assert not isinstance(ahead.build(study(), slots=1), Ahead)
+
+
+def test_fast_searchers_propose_when_they_are_asked() -> None:
+    assert not isinstance(ahead.build(study("bohb", scheduler="bohb"), slots=8), Ahead)
+    assert not isinstance(ahead.build(study("optuna"), slots=8), Ahead)
+
+
+def processes(proposals: Proposals) -> list[int]:
+    assert isinstance(proposals, Ahead)
+    return [process._process.pid for process in proposals._processes]
+
+
+def test_without_its_processes_a_study_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
+    s = study("hebo", {"startup": 4})
+    with closing(ahead.build(s, slots=SLOTS)) as proposals:
+        run(s, proposals, until=2)
+        for pid in processes(proposals):
+            os.kill(pid, signal.SIGKILL)
+        log: list[Event] = []
+        progress = Progress(s, proposals, s.build_scheduler(), slots=1, write=log.append)
+        await_(lambda: progress.begin() is not None)
+        assert processes(proposals) == []
+    assert "has ended" in capfd.readouterr().err
+
+
+def test_a_finite_space_is_trained_to_its_end() -> None:
+    s = study(space={"width": "choice([8, 16, 32])", "x": 0.5, "epochs": 1}, trials=9)
+    with closing(ahead.build(s, slots=SLOTS)) as proposals:
+        log = run(s, proposals)
+    configs = [event["config"]["width"] for event in log if event["event"] == "start"]
+    assert sorted(configs) == [8, 16, 32]
+
+
+def test_no_process_outlives_its_driver() -> None:
+    program = (
+        "import os, sys, time; from siftune import ahead; from tests.unit.test_ahead import study;"
+        "p = ahead.build(study(), slots=4); print(p._processes[0]._process.pid, flush=True);"
+        "time.sleep(60)"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout
+    pid = int(driver.stdout.readline())
+    os.kill(pid, 0)
+    driver.kill()
+    driver.wait()
+    await_(lambda: not is_alive(pid))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def await_(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
