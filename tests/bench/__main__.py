@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from siftune.data import ensure_mnist
-from tests.bench import on_cluster, overhead, samples_per_s
+from tests.bench import on_cluster, overhead, samples_per_s, search
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
         "seconds that a trial costs beyond its training (64 trivial trials, 2 slots)",
         overhead.measure(),
     )
+    _show("part of the time of 8 slots spent waiting for a proposal (64 trials)", search.measure())
     torch.set_num_threads(1)
     _show(
         "mnist samples per second on the CPU (1 thread, batch 64)",

@@ -1,12 +1,17 @@
 """Five minutes of random faults; `make soak` goes on for as long as is wanted."""
 
+import pytest
+
 from tests.cluster.conftest import Cluster
 from tests.cluster.soak import Soak
 
 
-def test_nothing_is_lost_in_five_minutes_of_faults(cluster: Cluster, checkout: str) -> None:
+def test_nothing_is_lost_in_five_minutes_of_faults(
+    cluster: Cluster, checkout: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     figures = Soak(cluster, checkout, seed=1).run(minutes=5)
-    print(figures)
+    with capsys.disabled():
+        print(f"\n{figures}")
     assert figures.faults.total() >= len(Soak.FAULTS)
     assert figures.trials
     assert (figures.lost, figures.doubled, figures.failed, figures.epochs_again) == (0, 0, 0, 0)
