@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -21,11 +22,11 @@ def proposed(study: Study, events: Sequence[Event], number: int, knew: int) -> I
     ends = [event["trial"] for event in events if event["event"] == "end"][:knew]
     before = [trial_name(n) for n in range(number)]
     several = study.build_searcher().processes > 1
-    at_once = [name for name in before if name not in ends] if several else []
-    for left_out in (None, *reversed(at_once)):
+    at_once = [name for name in reversed(before) if name not in ends] if several else []
+    for left_out in [(), *combinations(at_once, 1), *combinations(at_once, 2)]:
         proposals = Proposals(study, study.build_searcher())
         for name in before:
-            if name != left_out:
+            if name not in left_out:
                 proposals.begin(name, trials[name].config)
         for name in ends:
             losses = [metrics["loss"] for metrics in trials[name].epochs.values()]

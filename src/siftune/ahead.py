@@ -1,10 +1,10 @@
 """Proposals of slow searchers, computed in other processes before they are asked for.
 
 A searcher that fits a model takes a second or two for a config, in which a free slot would wait.
-Here each process has a searcher of its own, is told the same events in the same order, and
-computes the configs of the trials to come. One that is computed counts as a running trial for the
-next. When a trial ends its slot takes the oldest config that is ready, and one more is ordered,
-which knows of that end: results replace what is ahead point by point.
+Here, from its first model on, other processes compute the configs of the trials to come. Each has
+a searcher of its own and is told the same events in the same order; a config that is there counts
+as a running trial for the next. When a trial ends its slot takes the oldest config that is ready,
+and one more is ordered, which knows of that end: results replace what is ahead point by point.
 """
 
 import contextlib
@@ -62,6 +62,8 @@ class Ahead(Proposals):
 
     def ask(self, number: int, *, ahead: int = 0) -> Proposal:
         self._collect()
+        if number not in self._ready and not self.searcher.is_slow():
+            return super().ask(number)
         last = min(number + ahead, (self.study.trials or 0) - 1)
         for wanted in range(number, last + 1):
             if wanted not in self._ordered and wanted not in self._ready:
@@ -108,13 +110,14 @@ class Ahead(Proposals):
 
     def _tell(self, processes: list["_Process"], *message: Any) -> bool:
         """Whether all of them still listen."""
+        heard = True
         for process in list(processes):
             try:
                 process.connection.send(message)
             except OSError:
                 self._lose(process)
-                return False
-        return True
+                heard = False
+        return heard
 
     def _lose(self, process: "_Process") -> None:
         print("a process that computes proposals has ended", file=sys.stderr)

@@ -91,22 +91,22 @@ def _ray_hebo(scratch: Path, trials: int) -> float:
             super().on_trial_complete(trial_id, *words, **more)
 
     searcher = Timed()
-    tuner = tune.Tuner(
-        tune.with_resources(namespace["train"], {"cpu": 2 / SLOTS}),
-        param_space=space,
-        tune_config=tune.TuneConfig(
-            num_samples=trials,
-            max_concurrent_trials=SLOTS,
-            search_alg=searcher,
-            metric="loss",
-            mode="min",
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(storage_path=str(scratch), name="ray_hebo", verbose=0),
-    )
     began = time.perf_counter()
-    results = tuner.fit()
-    assert not results.errors
+    done = tune.run(  # Tuner would ask a copy of the searcher
+        namespace["train"],
+        config=space,
+        num_samples=trials,
+        max_concurrent_trials=SLOTS,
+        resources_per_trial={"cpu": 2 / SLOTS},
+        search_alg=searcher,
+        metric="loss",
+        mode="min",
+        reuse_actors=True,
+        storage_path=str(scratch),
+        name="ray_hebo",
+        verbose=0,
+    )
+    assert len(done.trials) == trials
     return searcher.waited_s / (SLOTS * (time.perf_counter() - began))
 
 

@@ -45,12 +45,18 @@ def loss(config: Config) -> float:
     return config["x"] ** 2 + config["width"] / 32
 
 
-def run(study: Study, proposals: Proposals, *, until: int = TRIALS) -> list[Event]:
-    """The journal of a study whose trials end in the order of their starts, one at a time."""
+def run(study: Study, proposals: Proposals) -> list[Event]:
+    """The journal of a whole study."""
     log: list[Event] = []
-    progress = Progress(study, proposals, study.build_scheduler(), slots=SLOTS, write=log.append)
-    deadline = time.monotonic() + 120
-    while not progress.done and len(progress.trials) < until:
+    go_on(Progress(study, proposals, study.build_scheduler(), slots=SLOTS, write=log.append))
+    return log
+
+
+def go_on(progress: Progress, *, until: int = TRIALS) -> None:
+    """Until so many trials have begun, or all have ended; they end one at a time, in the order of
+    their starts."""
+    deadline = time.monotonic() + 240
+    while not progress.done and (until == TRIALS or len(progress.trials) < until):
         assert time.monotonic() < deadline, "no proposal comes"
         while len(progress.unfinished()) < SLOTS and progress.begin():
             pass
@@ -59,7 +65,6 @@ def run(study: Study, proposals: Proposals, *, until: int = TRIALS) -> list[Even
             progress.report(name, 1, {"loss": loss(progress.trials[name].config)}, seconds=0.1)
             progress.end(name, "completed")
         time.sleep(0.01)
-    return log
 
 
 @pytest.mark.parametrize(("searcher", "options"), SEARCHERS)
@@ -74,6 +79,9 @@ def test_each_proposal_knows_the_ends_before_it_and_all_that_runs(
     assert [event["trial"] for event in starts] == [trial_name(n) for n in range(TRIALS)]
     for number, start in enumerate(starts):
         ended = sum(event["event"] == "end" for event in log[: log.index(start)])
+        assert ("knew" in start) == (ended >= options["startup"])
+        if "knew" not in start:
+            continue
         # Not more than two trials have ended since: so much is computed ahead.
         assert ended - SLOTS // 2 <= start["knew"] <= ended
         assert start["config"] in proposed(s, log, number, start["knew"])
@@ -93,21 +101,30 @@ def processes(proposals: Proposals) -> list[int]:
     return [process._process.pid for process in proposals._processes]
 
 
-def test_without_its_processes_a_study_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("until", [2, TRIALS - 4])
+def test_without_its_processes_a_study_goes_on(
+    until: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before its first model, and after."""
     s = study("hebo", {"startup": 4})
     with closing(ahead.build(s, slots=SLOTS)) as proposals:
-        run(s, proposals, until=2)
+        log: list[Event] = []
+        progress = Progress(s, proposals, s.build_scheduler(), slots=SLOTS, write=log.append)
+        go_on(progress, until=until)
         for pid in processes(proposals):
             os.kill(pid, signal.SIGKILL)
-        log: list[Event] = []
-        progress = Progress(s, proposals, s.build_scheduler(), slots=1, write=log.append)
-        await_(lambda: progress.begin() is not None)
+        go_on(progress)
+        assert progress.by_state()["completed"] == TRIALS
         assert processes(proposals) == []
     assert "has ended" in capfd.readouterr().err
 
 
 def test_a_finite_space_is_trained_to_its_end() -> None:
-    s = study(space={"width": "choice([8, 16, 32])", "x": 0.5, "epochs": 1}, trials=9)
+    s = study(
+        options={"startup": 1},
+        space={"width": "choice([8, 16, 32])", "x": 0.5, "epochs": 1},
+        trials=9,
+    )
     with closing(ahead.build(s, slots=SLOTS)) as proposals:
         log = run(s, proposals)
     configs = [event["config"]["width"] for event in log if event["event"] == "start"]

@@ -40,6 +40,10 @@ class Searcher(ABC):
         been trained already; a further attempt should propose another.
         """
 
+    def is_slow(self) -> bool:
+        """Whether a proposal would take long, after what has been told so far."""
+        return False
+
     def begin(self, trial: str, config: Config) -> None:
         """A trial of this config has begun; its score is not known yet."""
         self.running[trial] = config

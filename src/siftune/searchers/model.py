@@ -58,13 +58,18 @@ class ModelBased(Searcher):
 
     def propose(self, number: int, attempt: int = 0) -> Config:
         rng = self.rng(number, attempt)
-        scored = sum(score is not None for score in self._scores)
         if not self.free or attempt >= MODEL_ATTEMPTS:
             return self.space.sample(rng)
-        if scored < self.startup:
+        if not self._has_model():
             return self.config(self._spread(number)) if attempt == 0 else self.space.sample(rng)
         with seeded(rng):
             return self.config(self.suggest(rng))
+
+    def is_slow(self) -> bool:
+        return self.processes > 0 and self._has_model()
+
+    def _has_model(self) -> bool:
+        return sum(score is not None for score in self._scores) >= self.startup
 
     def config(self, coordinates: dict[str, float]) -> Config:
         """The config at these coordinates of the free parameters."""
