@@ -69,7 +69,7 @@ logs: ## follows the newest job's log
 test: lint ## every test
 	@$(WORDS) && $(VENV)/bin/python -m pytest "$$@"
 
-# Not a part of test: nearly an hour.
+# Not a part of test: half an hour.
 test-arm: setup ## Turpan's image, built and tested under emulation on the virtual cluster; needs root
 	SIFTUNE_ARCH=arm64 $(VENV)/bin/python -m pytest tests/container/test_image.py --timeout=7200 $(ARGS)
 

@@ -78,12 +78,15 @@ def _ray_hebo(scratch: Path, trials: int) -> float:
     class Timed(HEBOSearch):
         running = 0
         waited_s = 0.0
+        asked: float | None = None  # since when there is no answer: it waits for its whole batch
 
         def suggest(self, trial_id: str) -> Any:
-            began = time.perf_counter()
+            since = self.asked or time.perf_counter()
             suggested = super().suggest(trial_id)
-            self.waited_s += (time.perf_counter() - began) * max(0, SLOTS - self.running)
-            self.running += 1
+            now = time.perf_counter()
+            self.waited_s += (now - since) * (SLOTS - self.running)
+            self.asked = now if suggested is None else None
+            self.running += suggested is not None
             return suggested
 
         def on_trial_complete(self, trial_id: str, *words: Any, **more: Any) -> None:
