@@ -84,7 +84,8 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-_JOIN_S = 180.0  # a cold start of all nodes' containers over a busy file system
+_HEAD_S = 180.0  # for the head: a cold start of all nodes' containers over a busy file system
+_NODES_S = 30.0  # for the others after that: the study takes them later too
 
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -102,13 +103,16 @@ _ENVIRONMENT = {
 
 
 @contextmanager
-def connect(lost: Callable[[], None] | None = None) -> Iterator[None]:
+def connect(
+    lost: Callable[[], None] | None = None, say: Callable[[str], None] = print
+) -> Iterator[None]:
     """Ray for the length of a study: that of the Slurm job, or one on this machine.
 
     Where this process is connected already, that connection is used and left as it is. Raises
-    ClusterError if the job's cluster does not come up. When this machine's Ray is killed, the
-    process ends, with status 1, after a call of `lost` in another thread: Ray itself would wait a
-    minute and then abort. (A job sees to that by itself: slurm/tune.sbatch.)
+    ClusterError if the job's cluster does not come up; nodes that it lacks are told to `say`. When
+    this machine's Ray is killed, the process ends, with status 1, after a call of `lost` in another
+    thread: Ray itself would wait a minute and then abort. (A job sees to that by itself:
+    slurm/tune.sbatch.)
     """
     import ray
 
@@ -118,7 +122,7 @@ def connect(lost: Callable[[], None] | None = None) -> Iterator[None]:
         _set_environment(directory / "token")
         _read_environment()
         try:
-            _join(directory)
+            _join(directory, say)
             yield
         finally:
             ray.shutdown()
@@ -202,24 +206,25 @@ def _set_certificate(directory: Path) -> None:
     os.environ |= paths | {"RAY_USE_TLS": "1"}
 
 
-def _join(directory: Path) -> None:
-    """Connects to the job's Ray and waits until every node of the job is part of it."""
+def _join(directory: Path, say: Callable[[str], None]) -> None:
+    """Connects to the job's Ray once its head is there, and soon its other nodes.
+
+    A node that does not come, as one that is lost while the job begins, is not worth the wait of
+    all the others.
+    """
     import ray
 
     address = (directory / "address").read_text().strip()
-    expected = set((directory / "nodes").read_text().split())
-    deadline = time.monotonic() + _JOIN_S
+    head, *_ = expected = (directory / "nodes").read_text().split()
+    deadline = time.monotonic() + _HEAD_S
 
     def check() -> None:
         if refused := sorted((directory / "failed").iterdir()):
             raise ClusterError("; ".join(f"{f.name}: {f.read_text().strip()}" for f in refused))
-        if time.monotonic() > deadline:
-            missing = sorted(expected - _alive()) if ray.is_initialized() else ["the head"]
-            logs = [log for log in sorted((directory / "log").iterdir()) if log.name in missing]
-            tails = [f"{log.name}: {' '.join(log.read_text().split()[-60:])}" for log in logs]
+        if time.monotonic() > deadline and not ray.is_initialized():
             raise ClusterError(
-                f"after {_JOIN_S:.0f} s the job's Ray lacks {', '.join(missing)}; "
-                f"the end of their logs: {'; '.join(tails) or 'none'}"
+                f"after {_HEAD_S:.0f} s there is no Ray on {head}, the job's first node; "
+                f"the end of its log: {_log_tail(directory, head)}"
             )
         time.sleep(0.2)
 
@@ -227,9 +232,22 @@ def _join(directory: Path) -> None:
 
     await_head(address, check)
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    while not expected <= _alive():
+    deadline = time.monotonic() + _NODES_S
+    while (missing := sorted(set(expected) - _alive())) and time.monotonic() < deadline:
         check()
+    for name in missing:
+        say(
+            f"after {_NODES_S:.0f} s more {name} is not part of the job's Ray: the study begins "
+            f"without it; the end of its log: {_log_tail(directory, name)}"
+        )
     (directory / "joined").touch()  # from here on a loss is the cluster's
+
+
+def _log_tail(directory: Path, node: str) -> str:
+    try:
+        return " ".join((directory / "log" / node).read_text().split()[-60:]) or "empty"
+    except OSError:
+        return "there is none"
 
 
 def await_head(address: str, check: Callable[[], None]) -> None:

@@ -121,7 +121,7 @@ def _run(
                 print("the study stops: its Ray was killed, as for want of memory", file=sys.stderr)
                 print(f"see to that, then --resume {study.name}", file=sys.stderr, flush=True)
 
-            with cluster.connect(lost), _signals() as received:
+            with cluster.connect(lost, view.say), _signals() as received:
                 from siftune import tuner
 
                 unseen_s = _unseen_s(directory, events)

@@ -15,14 +15,16 @@ def nodes(study: Path) -> set[str]:
     return {event["node"] for event in events(study) if event["event"] == "epoch"}
 
 
-def begin(submit: Callable[..., Job], *, trials: int, minutes: int) -> Job:
-    """A job on one node, whose study has trained an epoch."""
+def begin(submit: Callable[..., Job], *, trials: int, minutes: int, gpus: int = 2) -> Job:
+    """A job whose study is about to begin."""
     flags = "--trainable napper.py:train --set nap=1.0 --scheduler none --searcher random"
     write = f"cat > napper.py <<'END'\n{NAPPER}\nEND"
     args = f"{flags} --trials {trials}"
-    job = submit(prepare=write, GPUS=2, TIME=minutes, NAME="s", ARGS=args)
-    poll(lambda: "epoch 1" in job.log(), 60, "a first epoch", job.log)
-    return job
+    return submit(prepare=write, GPUS=gpus, TIME=minutes, NAME="s", ARGS=args)
+
+
+def await_epoch(job: Job) -> None:
+    poll(lambda: "epoch 1" in job.log(), 90, "a first epoch", job.log)
 
 
 def assert_nothing_was_trained_twice(study: Path, *, trials: int) -> None:
@@ -42,6 +44,7 @@ def test_a_study_outlives_its_job(submit: Callable[..., Job], cluster: Cluster) 
     """The time limit is Slurm's own. Where requeueing is forbidden another job follows; that one
     is requeued."""
     job = begin(submit, trials=12, minutes=1)
+    await_epoch(job)
     study = job.study("s")
     cluster.check("hpc1", "scontrol", "update", f"JobId={job.number}", "Requeue=0")
     said = job.wait(90)
@@ -65,14 +68,24 @@ def test_a_study_outlives_its_job(submit: Callable[..., Job], cluster: Cluster) 
 
 
 def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cluster) -> None:
-    job = begin(submit, trials=14, minutes=10)
+    """It begins with one of its two nodes: the other's Ray is killed before it has joined."""
+    job = begin(submit, trials=14, minutes=10, gpus=4)
+
+    def killed() -> bool:
+        words = ("pkill", "-9", "-u", "hpc1", "-f", "slurm/node.sh")
+        return cluster.run("root", *words, place="node2").returncode == 0
+
+    poll(killed, 30, "a second node that starts", job.log)
+    await_epoch(job)
+    assert "node2 is not part of the job's Ray: the study begins without it" in job.log()
     study = job.study("s")
+    assert nodes(study) == {"node1"}
     grow = ("grow", f"JOB={job.number}", "GPUS=2", "SITE=virtual")
     said = cluster.check("hpc1", "make", "-C", job.directory, *grow)
     added = re.search(r"Submitted batch job (\d+)", said)
     assert added, said
     log = Job(cluster, "hpc1", job.directory, added[1]).log
-    poll(lambda: len(nodes(study)) == 2, 60, "epochs on the added node", log)
+    poll(lambda: nodes(study) == {"node1", "node3"}, 60, "epochs on the added node", log)
     cluster.check("hpc1", "scancel", added[1])
     said = job.wait(180)
     assert job.status() == 0, said
