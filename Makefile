@@ -66,8 +66,9 @@ cancel: ## ends a job: JOB=…
 logs: ## follows the newest job's log
 	tail -n 50 -F "$$(ls -t slurm-*.out | head -n 1)"
 
+# Side by side: the cluster's tests, which wait a lot, and all others.
 test: lint ## every test
-	@$(WORDS) && $(VENV)/bin/python -m pytest "$$@"
+	@$(WORDS) && $(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadgroup "$$@"
 
 # Not a part of test: half an hour.
 test-arm: setup ## Turpan's image, built and tested under emulation on the virtual cluster; needs root
@@ -80,7 +81,11 @@ lint: setup ## style and types
 	$(VENV)/bin/shellcheck -x -P SCRIPTDIR $$(git ls-files '*.sh' '*.sbatch' .ci/run)
 	$(VENV)/bin/shellcheck -s bash -e SC2034 slurm/sites/*.env
 
-bench: setup ## what is measured, as ratios side by side in one run
+$(VENV)/bench: $(VENV)/ready $(LOCKS)/bench.lock
+	$(UV) pip install -q --python $(VENV)/bin/python --require-hashes --no-deps -r $(LOCKS)/bench.lock
+	@touch $@
+
+bench: setup $(VENV)/bench ## what is measured, as ratios side by side in one run: ARGS="overhead search"
 	@$(WORDS) && $(VENV)/bin/python -m tests.bench "$$@"
 
 soak: setup ## random faults against a long study on that cluster: ARGS="--minutes 60 --seed 1"
@@ -97,6 +102,7 @@ lock: setup ## the locks, anew, from pyproject.toml: image and development from 
 	$(COMPILE) pyproject.toml -c $(LOCKS)/site.lock -o $(LOCKS)/cu13.lock
 	$(COMPILE) pyproject.toml -c $(LOCKS)/site.lock -c $(LOCKS)/cu12.constraints -o $(LOCKS)/cu12.lock
 	$(COMPILE) pyproject.toml --group dev -c $(LOCKS)/cu13.lock -o $(LOCKS)/dev.lock
+	$(COMPILE) --group bench --no-deps -c $(LOCKS)/dev.lock -o $(LOCKS)/bench.lock
 	$(COMPILE) --group bootstrap -c $(LOCKS)/dev.lock -o $(LOCKS)/bootstrap.lock
 
 clean: ## removes the environment and caches; studies and data stay

@@ -85,7 +85,7 @@ def _gpus() -> int:
 
 
 _HEAD_S = 180.0  # for the head: a cold start of all nodes' containers over a busy file system
-_NODES_S = 30.0  # for the others after that: the study takes them later too
+_NODES_S = 30.0  # for the others after that, before it is said that they are not there
 
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -109,7 +109,7 @@ def connect(
     """Ray for the length of a study: that of the Slurm job, or one on this machine.
 
     Where this process is connected already, that connection is used and left as it is. Raises
-    ClusterError if the job's cluster does not come up; nodes that it lacks are told to `say`. When
+    ClusterError if the job's head does not come up; nodes that it lacks are told to `say`. When
     this machine's Ray is killed, the process ends, with status 1, after a call of `lost` in another
     thread: Ray itself would wait a minute and then abort. (A job sees to that by itself:
     slurm/tune.sbatch.)
@@ -121,10 +121,13 @@ def connect(
     elif directory := _directory():
         _set_environment(directory / "token")
         _read_environment()
+        over = threading.Event()
         try:
-            _join(directory, say)
+            _join(directory)
+            threading.Thread(target=_tell_missing, args=(directory, say, over), daemon=True).start()
             yield
         finally:
+            over.set()
             ray.shutdown()
     else:
         with _private_directory() as directory:
@@ -206,22 +209,22 @@ def _set_certificate(directory: Path) -> None:
     os.environ |= paths | {"RAY_USE_TLS": "1"}
 
 
-def _join(directory: Path, say: Callable[[str], None]) -> None:
-    """Connects to the job's Ray once its head is there, and soon its other nodes.
+def _join(directory: Path) -> None:
+    """Connects to the job's Ray once its head is there.
 
-    A node that does not come, as one that is lost while the job begins, is not worth the wait of
-    all the others.
+    The other nodes are not waited for: trials start on each as soon as it has joined, and one that
+    is lost while the job begins keeps nobody waiting.
     """
     import ray
 
     address = (directory / "address").read_text().strip()
-    head, *_ = expected = (directory / "nodes").read_text().split()
+    head = _nodes_of(directory)[0]
     deadline = time.monotonic() + _HEAD_S
 
     def check() -> None:
-        if refused := sorted((directory / "failed").iterdir()):
-            raise ClusterError("; ".join(f"{f.name}: {f.read_text().strip()}" for f in refused))
-        if time.monotonic() > deadline and not ray.is_initialized():
+        if (refusal := directory / "failed" / head).exists():
+            raise ClusterError(f"{head}: {refusal.read_text().strip()}")
+        if time.monotonic() > deadline:
             raise ClusterError(
                 f"after {_HEAD_S:.0f} s there is no Ray on {head}, the job's first node; "
                 f"the end of its log: {_log_tail(directory, head)}"
@@ -232,15 +235,26 @@ def _join(directory: Path, say: Callable[[str], None]) -> None:
 
     await_head(address, check)
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    (directory / "joined").touch()  # from here on a loss is the cluster's
+
+
+def _tell_missing(directory: Path, say: Callable[[str], None], over: threading.Event) -> None:
+    """Says which of the job's nodes have not joined after a while, and why if they said so."""
     deadline = time.monotonic() + _NODES_S
-    while (missing := sorted(set(expected) - _alive())) and time.monotonic() < deadline:
-        check()
+    expected = set(_nodes_of(directory))
+    while (missing := sorted(expected - _alive())) and time.monotonic() < deadline:
+        if over.wait(1):
+            return
     for name in missing:
         say(
-            f"after {_NODES_S:.0f} s more {name} is not part of the job's Ray: the study begins "
-            f"without it; the end of its log: {_log_tail(directory, name)}"
+            f"after {_NODES_S:.0f} s {name} is not part of the job's Ray: the study goes on "
+            f"without it, and with it when it comes; its log ends: {_log_tail(directory, name)}"
         )
-    (directory / "joined").touch()  # from here on a loss is the cluster's
+
+
+def _nodes_of(directory: Path) -> list[str]:
+    """The job's nodes, the head's first."""
+    return (directory / "nodes").read_text().split()
 
 
 def _log_tail(directory: Path, node: str) -> str:

@@ -56,8 +56,7 @@ class Lines:
             error = f": {event['error'].splitlines()[-1]}" if "error" in event else ""
             return f"goes on after epoch {event['epoch']}{donor}{error}"
         error = f": {trial.error.splitlines()[-1]}" if trial.error else ""
-        done = sum(t.state != "running" for t in progress.trials.values())
-        return f"{event['state']} ({done} of {progress.study.trials}){error}"
+        return f"{event['state']} ({progress.ended} of {progress.study.trials}){error}"
 
     def _print(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

@@ -69,6 +69,11 @@ class Progress:
     def unfinished(self) -> list[str]:
         return sorted(self._running)
 
+    @property
+    def ended(self) -> int:
+        """How many trials are over."""
+        return len(self.trials) - len(self._running)
+
     def by_state(self) -> dict[str, int]:
         states = [trial.state for trial in self.trials.values()]
         return {state: states.count(state) for state in (*STATES, "running")}

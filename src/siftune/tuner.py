@@ -66,23 +66,19 @@ def run(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
     # That its snapshots, which nobody reads, cannot be written is no news beside what cannot.
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
-    link = _Link(study, progress, directory)
+    reporting = _ray_trainable(trainable)
+    link = _Link(study, progress, directory, reporting)
     (directory / "checkpoints").mkdir(exist_ok=True)
     # tune.run, not Tuner: the latter pickles searcher, scheduler and callbacks to disk.
     try:
         tune.run(
-            _ray_trainable(trainable),
+            reporting,
             name="ray",
             storage_path=str(directory),
             search_alg=_Proposals(link),
             scheduler=_Decisions(link),
             callbacks=[_Endings(link)],
             stop=_Stop(link, stop),
-            checkpoint_config=tune.CheckpointConfig(
-                num_to_keep=1,  # the best; Ray keeps the latest besides
-                checkpoint_score_attribute=study.metric,
-                checkpoint_score_order=study.mode,
-            ),
             reuse_actors=True,
             raise_on_failed_trial=False,
             verbose=0,
@@ -151,6 +147,7 @@ class _Link:
     study: Study
     progress: Progress
     directory: Path
+    trainable: type[FunctionTrainable]
     ray_trials: dict[str, "_RayTrial"] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)  # last epoch of each trial in this run
     epoch_of: dict[str, int] = field(default_factory=dict)  # checkpoint directory → its epoch
@@ -202,6 +199,21 @@ class _RayTrial(RayTrial):
 
     failure: Exception | None = None
 
+    def __init__(self, trainable: type[FunctionTrainable], *words: Any, **more: Any) -> None:
+        # A stub does not look its trainable up in Ray's key-value store, three times a trial.
+        super().__init__(*words, stub=True, **more)
+        self.trainable = trainable
+
+    def get_trainable_cls(self) -> type[FunctionTrainable]:
+        return self.trainable
+
+    def get_json_state(self) -> tuple[str, str]:
+        return "{}", "{}"  # for snapshots of all trials, that nobody reads
+
+    def set_ray_actor(self, ray_actor: Any) -> None:
+        # Ray Tune's asks the actor, twice a trial, for what takes the place of a first result.
+        self.temporary_state.ray_actor = ray_actor
+
     def should_recover(self) -> bool:
         return False  # else Ray Tune would, by itself and unrecorded, where a node left in order
 
@@ -228,6 +240,8 @@ class _Proposals(_Unsaved, SearchAlgorithm):
     def __init__(self, link: _Link) -> None:
         self._link = link
         self._experiment: Any = None
+        self._storage: Any = None
+        self._resources = tune.PlacementGroupFactory([link.resources()])
         self._made = 0
         progress = link.progress
         for name in progress.overdue():
@@ -240,6 +254,10 @@ class _Proposals(_Unsaved, SearchAlgorithm):
 
     def add_configurations(self, experiments: Any) -> None:
         self._experiment = experiments[0] if isinstance(experiments, list) else experiments
+        # Weights lie apart from Ray's own files, one directory a trial.
+        self._storage = copy.copy(self._experiment.storage)
+        self._storage.experiment_dir_name = "checkpoints"
+        self._storage._create_validation_file()
 
     def is_finished(self) -> bool:
         return self._finished or (not self._link.again and self._link.progress.all_begun)
@@ -281,18 +299,20 @@ class _Proposals(_Unsaved, SearchAlgorithm):
         return ray_trial
 
     def _ray_trial(self, trial: Trial) -> _RayTrial:
-        # Weights lie apart from Ray's own files, one directory a trial.
-        storage = copy.copy(self._experiment.storage)
-        storage.experiment_dir_name = "checkpoints"
-        storage._create_validation_file()
         self._made += 1
         ray_trial = _RayTrial(
+            self._link.trainable,
             self._experiment.run_identifier,
             config=dict(trial.config),
             trial_id=f"{trial.trial}-{self._made}",  # Ray takes trials of one id for one
-            storage=storage,
-            checkpoint_config=self._experiment.checkpoint_config,
-            placement_group_factory=tune.PlacementGroupFactory([self._link.resources()]),
+            storage=self._storage,
+            # Said of the whole run, there would be a snapshot of all trials at each checkpoint.
+            checkpoint_config=tune.CheckpointConfig(
+                num_to_keep=1,  # the best; Ray keeps the latest besides
+                checkpoint_score_attribute=self._link.study.metric,
+                checkpoint_score_order=self._link.study.mode,
+            ),
+            placement_group_factory=self._resources,
         )
         # Said here, or Ray takes another name where one of the same is there already: an earlier
         # attempt's. The journal and the next driver look for the checkpoints under this one.

@@ -1,16 +1,18 @@
-"""Jobs on the virtual cluster: how soon a study starts, and how well eight GPUs are used.
+"""Jobs on the virtual cluster: how soon a study starts, how well eight GPUs are used, the image's
+cold start, and the job of the Turpan page."""
 
-python -m tests.bench.on_cluster
-"""
-
+import os
 import re
 import shutil
 import statistics
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.cluster.conftest import Cluster, copy_checkout, running
+from siftune.data import ensure_mnist
+from tests.cluster.conftest import Cluster, copy_checkout, copy_data, running
 from tests.cluster.jobs import Job, events, submit_in
 
 HERE = Path(__file__).resolve().parent
@@ -59,6 +61,47 @@ class Bench:
         one_s, eight_s = statistics.median(one), statistics.median(eight)
         return {"one_s": one_s, "eight_s": eight_s, "efficiency": one_s / eight_s}
 
+    def cold(self, rounds: int = 3) -> dict[str, float]:
+        """Median seconds of importing torch and Ray Tune in the image, and in the same image
+        unpacked to a directory beside it, each with dropped caches; their ratio."""
+        image, unpacked = f"{self._checkout}/tune.sif", f"{self._directory}/unpacked"
+        unpack = ("apptainer", "--quiet", "build", "--sandbox", unpacked, image)
+        self._cluster.check("hpc1", *unpack, timeout_s=600)
+        code = "import torch, ray.tune"
+        times: dict[str, list[float]] = {image: [], unpacked: []}
+        for _ in range(rounds):
+            for root, taken in times.items():
+                subprocess.run(["sync"], check=True)
+                Path("/proc/sys/vm/drop_caches").write_text("3\n")
+                began = time.perf_counter()
+                words = ("apptainer", "--silent", "exec", "--no-home", root, "python", "-c", code)
+                self._cluster.check("hpc1", *words, place="node1")
+                taken.append(time.perf_counter() - began)
+        image_s, unpacked_s = (statistics.median(taken) for taken in times.values())
+        return {"image_s": image_s, "unpacked_s": unpacked_s, "ratio": image_s / unpacked_s}
+
+    def page(self) -> dict[str, float]:
+        """Seconds of a job of four nodes with eight trials of the Turpan page's study: ours, and
+        the page's script in its batch file. All of MNIST, networks of one size, nothing pruned."""
+        fixed = {"batch_size": 64, "conv1_channels": 16, "conv2_channels": 32, "conv3_channels": 0}
+        fixed |= {"kernel1": 3, "kernel2": 3, "fc_dim": 128, "epochs": 2}
+        flags = "--searcher random --scheduler none --trials 8 --data /work/data "
+        flags += " ".join(f"--set {name}={value}" for name, value in fixed.items())
+        self._cluster.await_idle()
+        self._jobs += 1
+        variables = {"GPUS": 8, "NAME": self._name, "ARGS": flags}
+        ours = submit_in(self._directory, self._cluster, self._checkout, **variables)
+        said = ours.wait(deadline_s=3600, every_s=2)
+        assert ours.status() == 0, said
+        self._cluster.await_idle()
+        words = f"run-ray_tune_on_8gpus.sh {self._checkout}/tune.sif"
+        theirs = self._sbatch(words)
+        said = theirs.wait(deadline_s=3600, every_s=2)
+        assert theirs.status() == 0, said
+        self._sweep()
+        siftune_s, page_s = ours.seconds(), theirs.seconds()
+        return {"siftune_s": siftune_s, "page_s": page_s, "ratio": page_s / siftune_s}
+
     @property
     def _name(self) -> str:
         return f"study{self._jobs}"
@@ -77,15 +120,21 @@ class Bench:
 
     def _recipe(self, *, trials: int) -> tuple[Job, list[float]]:
         self._cluster.await_idle()
-        words = f"recipe.sbatch {self._checkout}/tune.sif recipe_driver.py {trials}"
-        submit = f"cd {self._directory} && sbatch --parsable --output=slurm-%j.out {words}"
-        number = self._cluster.check("hpc1", "bash", "-c", submit).strip()
-        job = Job(self._cluster, "hpc1", self._directory, number)
+        job = self._sbatch(f"recipe.sbatch {self._checkout}/tune.sif recipe_driver.py {trials}")
         said = job.wait(deadline_s=600, every_s=2)  # to look costs CPU time
         assert job.status() == 0, said
-        for node in self._cluster.nodes:  # what the recipe leaves behind
-            self._cluster.check("root", "rm", "-rf", "/tmp/ray", place=node)
+        self._sweep()
         return job, [float(time) for time in re.findall(r"epoch at ([\d.]+)", said)]
+
+    def _sbatch(self, words: str) -> Job:
+        submit = f"cd {self._directory} && sbatch --parsable --output=slurm-%j.out {words}"
+        number = self._cluster.check("hpc1", "bash", "-c", submit).strip()
+        return Job(self._cluster, "hpc1", self._directory, number)
+
+    def _sweep(self) -> None:
+        """Removes what Ray's own ways leave behind."""
+        for node in self._cluster.nodes:
+            self._cluster.check("root", "rm", "-rf", "/tmp/ray", place=node)
 
 
 @contextmanager
@@ -95,15 +144,11 @@ def bench() -> Iterator[Bench]:
         checkout = copy_checkout(cluster)
         directory = cluster.check("hpc1", "mktemp", "-d", "/work/bench.XXXXXX").strip()
         try:
-            for name in ("idle.py", "recipe.sbatch", "recipe_driver.py"):
-                shutil.copy(HERE / name, cluster.shared / Path(directory).name)
+            files = [HERE / name for name in ("idle.py", "recipe.sbatch", "recipe_driver.py")]
+            for file in (*files, *(HERE / "page").glob("*.*")):
+                shutil.copy(file, cluster.shared / Path(directory).name)
+            copy_data(cluster, ensure_mnist(Path(os.environ.get("SIFTUNE_DATA", "data"))))
             cluster.check("root", "chmod", "-R", "a+rX", directory)
             yield Bench(cluster, checkout, directory)
         finally:
             cluster.check("root", "rm", "-rf", directory)
-
-
-if __name__ == "__main__":
-    with bench() as b:
-        for figures in (b.start(), b.scaling()):
-            print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()))

@@ -1,78 +1,184 @@
-"""What a trial costs beyond its training: siftune against plain Ray Tune, in one Ray."""
+"""What a trial costs beyond its training: siftune, and beside it what else there is."""
 
 import argparse
 import contextlib
 import io
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
+from typing import Any
 
+# As a function, and as a script that takes --x. That torch is imported is what most trials have
+# in common.
 TRAINABLE = """
+import torch
 from ray import tune
 SPACE = {"x": tune.uniform(0, 1)}
 def train(config):
     tune.report({"loss": config["x"]})
 """
+SCRIPT = """
+import argparse, json
+import torch
+parser = argparse.ArgumentParser()
+parser.add_argument("--x", type=float)
+x = parser.parse_known_args()[0].x
+if "siftune_syne" in __file__:
+    from syne_tune import Reporter
+    Reporter()(loss=x)
+else:
+    print(json.dumps({"loss": x}))
+"""
 SLOTS = 2
 
 
-def measure(trials: int = 64) -> dict[str, float]:
-    """Seconds per trial of each, from the first proposal to the last end; and their ratio.
+def measure(trials: int = 256) -> dict[str, float]:
+    """Seconds of wall time per trial of each, two trials at a time, and what that is of siftune's.
 
-    Both run the same function, which reports once, two at a time, on the same connected Ray.
+    All propose at random and train nothing. Ray is connected before, for those that use it.
     """
     from siftune import cluster
 
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        cluster.connect(),
-    ):
-        ours = _siftune(trials, Path(scratch))
-        theirs = _ray_tune(trials, Path(scratch))
-    return {"siftune_s": ours, "ray_tune_s": theirs, "ratio": theirs / ours}
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        seconds = {}
+        with cluster.connect():
+            seconds["siftune"] = _siftune(trials, scratch)
+            seconds["ray_reuse"] = _ray_tune(trials, scratch, reuse_actors=True)
+            seconds["ray"] = _ray_tune(trials, scratch, reuse_actors=False)
+        seconds["optuna"] = _optuna(trials, scratch)
+        seconds["syne_tune"] = _syne_tune(trials, scratch)
+    ratios = {f"{name} / siftune": s / seconds["siftune"] for name, s in seconds.items()}
+    return {f"{name}_s": s for name, s in seconds.items()} | dict(list(ratios.items())[1:])
 
 
-def _siftune(trials: int, scratch: Path) -> float:
+def growth(trials: int = 2050) -> dict[str, float]:
+    """Seconds per trial around the 200th and the 2,000th of one study with Optuna's TPE."""
+    from siftune import cluster
+
+    with tempfile.TemporaryDirectory() as name, cluster.connect():
+        scratch = Path(name)
+        _siftune(trials, scratch, searcher="optuna")
+        lines = (scratch / "study" / "trials.jsonl").read_text().splitlines()
+    ends = [event["time"] for event in map(json.loads, lines) if event["event"] == "end"]
+
+    def per_trial(number: int, around: int = 50) -> float:
+        some = ends[number - around : number + around]
+        return median(b - a for a, b in zip(some[:-SLOTS], some[SLOTS:], strict=True)) / SLOTS
+
+    figures = {f"trial_{n}_s": per_trial(n) for n in (200, 2000)}
+    return figures | {"ratio": figures["trial_2000_s"] / figures["trial_200_s"]}
+
+
+def _siftune(trials: int, scratch: Path, searcher: str = "random") -> float:
     from siftune.launch import launch
     from siftune.study import read
 
     file = scratch / "trivial.py"
     file.write_text(TRAINABLE)
     layer = {"name": "study", "trainable": f"{file}:train", "trials": trials}
-    layer |= {"searcher": "random", "scheduler": "none"}
+    layer |= {"searcher": searcher, "scheduler": "none", "concurrent": SLOTS}
     study = read([layer], {})
     with contextlib.redirect_stdout(io.StringIO()):
         launch(study, data=scratch, results=scratch)
     summary = json.loads((scratch / "study" / "summary.json").read_text())
     assert summary["trials"]["completed"] == trials
-    return (summary["wall_s"] - summary["trial_s"] / SLOTS) / trials
+    wall_s: float = summary["wall_s"]
+    return wall_s / trials
 
 
-def _ray_tune(trials: int, scratch: Path) -> float:
-    """Ray Tune with its defaults: a new actor for each trial."""
+def _ray_tune(trials: int, scratch: Path, *, reuse_actors: bool) -> float:
+    """Ray Tune as its documentation has it; by default it makes a new actor for each trial."""
     from ray import tune
 
+    namespace: dict[str, Any] = {}
+    exec(TRAINABLE, namespace)
+
     def train(config: dict[str, float]) -> None:
+        import torch  # noqa: F401
+        from ray import tune
+
         tune.report({"loss": config["x"]})
 
     began = time.perf_counter()
     tuner = tune.Tuner(
         train,
-        param_space={"x": tune.uniform(0, 1)},
-        tune_config=tune.TuneConfig(num_samples=trials, max_concurrent_trials=SLOTS),
-        run_config=tune.RunConfig(storage_path=str(scratch), name="plain", verbose=0),
+        param_space=namespace["SPACE"],
+        tune_config=tune.TuneConfig(
+            num_samples=trials, max_concurrent_trials=SLOTS, reuse_actors=reuse_actors
+        ),
+        run_config=tune.RunConfig(storage_path=str(scratch), name=f"ray{reuse_actors}", verbose=0),
     )
     results = tuner.fit()
     wall_s = time.perf_counter() - began
     assert len(results) == trials
     assert not results.errors
-    inside_s = sum(r.metrics["time_total_s"] for r in results if r.metrics)
-    return (wall_s - inside_s / SLOTS) / trials
+    return wall_s / trials
+
+
+def _optuna(trials: int, scratch: Path) -> float:
+    """Optuna, and a process per trial, as for a script that cannot be trusted to clean up."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    script = scratch / "script.py"
+    script.write_text(SCRIPT)
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0, 1)
+        done = subprocess.run(
+            [sys.executable, script, "--x", str(x)], capture_output=True, check=True, text=True
+        )
+        loss: float = json.loads(done.stdout)["loss"]
+        return loss
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    began = time.perf_counter()
+    study.optimize(objective, n_trials=trials, n_jobs=SLOTS)
+    return (time.perf_counter() - began) / trials
+
+
+def _syne_tune(trials: int, scratch: Path) -> float:
+    """Syne Tune with its local backend, looking for results ten times a second."""
+    script = scratch / "siftune_syne.py"
+    script.write_text(SCRIPT)
+    os.environ["SYNETUNE_FOLDER"] = str(scratch / "syne")
+    with _quiet():
+        from syne_tune import StoppingCriterion, Tuner
+        from syne_tune.backend import LocalBackend
+        from syne_tune.config_space import uniform
+        from syne_tune.optimizer.baselines import RandomSearch
+
+        tuner = Tuner(
+            trial_backend=LocalBackend(str(script)),
+            scheduler=RandomSearch({"x": uniform(0, 1)}, metrics=["loss"]),
+            stop_criterion=StoppingCriterion(max_num_trials_completed=trials),
+            n_workers=SLOTS,
+            sleep_time=0.1,
+            save_tuner=False,
+        )
+        began = time.perf_counter()
+        tuner.run()
+    return (time.perf_counter() - began) / trials
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=64)
-    for name, value in measure(parser.parse_args().trials).items():
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--growth", action="store_true")
+    options = parser.parse_args()
+    what: Callable[..., dict[str, float]] = growth if options.growth else measure
+    for name, value in what(*([options.trials] if options.trials else [])).items():
         print(f"{name}: {value:.4g}")

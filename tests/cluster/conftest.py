@@ -170,6 +170,10 @@ def copy_checkout(cluster: Cluster) -> str:
 @pytest.fixture(scope="session")
 def data(cluster: Cluster, mnist_directory: Path) -> str:
     """MNIST where every node sees it."""
+    return copy_data(cluster, mnist_directory)
+
+
+def copy_data(cluster: Cluster, mnist_directory: Path) -> str:
     raw = cluster.shared / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     for file in mnist_directory.glob("MNIST/raw/*-ubyte"):

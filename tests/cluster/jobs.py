@@ -42,6 +42,11 @@ class Job:
         begin = datetime.fromisoformat(self._shown(r"StartTime=(\S+)"))
         return begin.replace(tzinfo=UTC).timestamp()
 
+    def seconds(self) -> float:
+        """From its start to its end, both in whole seconds."""
+        end = datetime.fromisoformat(self._shown(r"EndTime=(\S+)"))
+        return end.replace(tzinfo=UTC).timestamp() - self.started()
+
     def _shown(self, pattern: str) -> str:
         show = self.cluster.check(self.account, "scontrol", "show", "job", self.number)
         found = re.search(pattern, show)

@@ -1,17 +1,16 @@
 """Five minutes of random faults; `make soak` goes on for as long as is wanted."""
 
-import pytest
+from collections.abc import Callable
 
 from tests.cluster.conftest import Cluster
 from tests.cluster.soak import Soak
 
 
 def test_nothing_is_lost_in_five_minutes_of_faults(
-    cluster: Cluster, checkout: str, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster, checkout: str, record_property: Callable[[str, object], None]
 ) -> None:
     figures = Soak(cluster, checkout, seed=1).run(minutes=5)
-    with capsys.disabled():
-        print(f"\n{figures}")
+    record_property("figures", str(figures))
     assert figures.faults.total() >= len(Soak.FAULTS)
     assert figures.trials
     assert (figures.lost, figures.doubled, figures.failed, figures.epochs_again) == (0, 0, 0, 0)

@@ -1,0 +1,105 @@
+"""The README's table of what `make bench` measured, made from results.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results.json")
+
+# Benchmark, what is measured, siftune's figure, what is beside it, the ratio; {figure:format}.
+ROWS: list[tuple[str, str, str, str, str]] = [
+    (
+        "overhead",
+        "seconds that a trial costs beyond its training: 256 trials that import torch and train "
+        "nothing, 2 slots",
+        "{siftune_s:.3f}",
+        "Ray Tune, an actor per trial: {ray_s:.2f}",
+        "{ray / siftune:.0f}",
+    ),
+    ("overhead", "", "", "Ray Tune, actors reused: {ray_reuse_s:.3f}", "{ray_reuse / siftune:.1f}"),
+    ("overhead", "", "", "Optuna, a process per trial: {optuna_s:.2f}", "{optuna / siftune:.0f}"),
+    ("overhead", "", "", "Syne Tune, local: {syne_tune_s:.2f}", "{syne_tune / siftune:.0f}"),
+    (
+        "growth",
+        "the same of the 2,000th trial, and of the 200th, with Optuna's TPE",
+        "{trial_2000_s:.3f}",
+        "{trial_200_s:.3f}",
+        "{ratio:.2f}",
+    ),
+    (
+        "search",
+        "part of the time that 8 slots wait for a proposal: 64 trials of 1 to 10 epochs of 2 s",
+        "HEBO: {hebo:.3f}, Optuna's GP: {optuna_gp:.3f}, BOHB: {bohb:.5f}",
+        "Ray Tune's HEBOSearch: {ray_hebo:.2f}",
+        "",
+    ),
+    (
+        "start",
+        "seconds from a job's start to its first epoch, 4 nodes with 2 GPUs each",
+        "{siftune_s:.1f}",
+        "the launch script of Ray's documentation: {recipe_s:.1f}",
+        "{ratio:.1f}",
+    ),
+    (
+        "cold",
+        "seconds that `import torch, ray.tune` takes in the image, nothing cached",
+        "{image_s:.1f}",
+        "the same files unpacked: {unpacked_s:.1f}",
+        "{ratio:.2f}",
+    ),
+    (
+        "scaling",
+        "8 trials that sleep on 8 GPUs, against 1 on 1: part of the ideal",
+        "{efficiency:.2f}",
+        "",
+        "",
+    ),
+    (
+        "page",
+        "seconds of a job with the 8 trials of the Turpan page's study, 4 nodes with 2 GPUs each",
+        "{siftune_s:.0f}",
+        "the page's script and batch file, which run 32: {page_s:.0f}",
+        "{ratio:.1f}",
+    ),
+    (
+        "training",
+        "MNIST samples per second on the CPU, 1 thread, batch 64",
+        "{siftune:,.0f}",
+        "DataLoader + ToTensor: {plain:,.0f}",
+        "{ratio:.1f}",
+    ),
+    ("gpu", "MNIST samples per second on a GPU, batch 64", "{siftune:,.0f}", "", ""),
+]
+
+
+def table() -> list[str]:
+    """Lines of Markdown. A row that has not been measured says so."""
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    lines = ["| | siftune | beside it | ratio |", "|---|---|---|---|"]
+    for name, *cells in ROWS:
+        if name in results:
+            what, *rest = (_filled(cell, results[name]["figures"]) for cell in cells)
+        else:
+            what, *rest = cells[0], "not measured", "", ""
+        lines.append(f"| {what} | {' | '.join(rest)} |")
+    return [*lines, "", *_machines(results)]
+
+
+def _filled(cell: str, figures: dict[str, float]) -> str:
+    for name, value in figures.items():  # str.format reads "a / b" as no name
+        while (begin := cell.find(f"{{{name}:")) >= 0:
+            end = cell.index("}", begin)
+            form = cell[begin + len(name) + 2 : end]
+            cell = cell[:begin] + format(value, form) + cell[end + 1 :]
+    return cell
+
+
+def _machines(results: dict[str, Any]) -> list[str]:
+    """On what, and when."""
+    found: dict[str, list[str]] = {}
+    for name, result in results.items():
+        machine = result["machine"]
+        gpu = "no GPU" if machine["gpu"] == "none" else machine["gpu"]
+        where = f"{machine['cpu']}, {machine['memory_gib']} GiB, {gpu}, {result['date']}"
+        found.setdefault(where, []).append(name)
+    return [f"Measured on {where}: {', '.join(sorted(names))}." for where, names in found.items()]
