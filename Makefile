@@ -66,9 +66,8 @@ cancel: ## ends a job: JOB=…
 logs: ## follows the newest job's log
 	tail -n 50 -F "$$(ls -t slurm-*.out | head -n 1)"
 
-# Side by side: the cluster's tests, which wait a lot, and all others.
-test: lint ## every test
-	@$(WORDS) && $(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadgroup "$$@"
+test: lint ## every test; ARGS="tests/unit"
+	@$(WORDS) && $(VENV)/bin/python -m tests "$$@"
 
 # Not a part of test: half an hour.
 test-arm: setup ## Turpan's image, built and tested under emulation on the virtual cluster; needs root

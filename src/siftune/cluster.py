@@ -122,12 +122,15 @@ def connect(
         _set_environment(directory / "token")
         _read_environment()
         over = threading.Event()
+        missing = threading.Thread(target=_tell_missing, args=(directory, say, over), daemon=True)
         try:
             _join(directory)
-            threading.Thread(target=_tell_missing, args=(directory, say, over), daemon=True).start()
+            missing.start()
             yield
         finally:
             over.set()
+            if missing.is_alive():
+                missing.join()  # whoever asks Ray for its nodes afterwards starts another one
             ray.shutdown()
     else:
         with _private_directory() as directory:
