@@ -95,7 +95,6 @@ _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal is the log
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: save and stop
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Ray's snapshots are never read: do not write them
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_COLOR_PREFIX": "0",  # no colours in a log file
     "RAY_AIR_NEW_OUTPUT": "0",  # what is printed is ours

@@ -10,7 +10,6 @@ tried again takes the same path, as a new trial of Ray's under the old name.
 import contextlib
 import copy
 import functools
-import logging
 import math
 import os
 import re
@@ -24,10 +23,14 @@ from typing import Any
 import ray
 from ray import tune
 from ray.air.constants import TIMESTAMP
+from ray.air.execution import AcquiredResources, FixedResourceManager, ResourceRequest
+from ray.air.execution.resources.fixed import FixedAcquiredResources
 from ray.train._internal.session import _TrainingResult
 from ray.train.constants import CHECKPOINT_DIR_NAME
 from ray.tune.callback import Callback
 from ray.tune.error import TuneError
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Experiment
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.result import RESULT_DUPLICATE, SHOULD_CHECKPOINT
 from ray.tune.schedulers import TrialScheduler
@@ -64,28 +67,78 @@ def run(
     """
     # Slots may be added while it runs: _Link.free() bounds what is started, not Ray.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
-    # That its snapshots, which nobody reads, cannot be written is no news beside what cannot.
-    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
     reporting = _ray_trainable(trainable)
     link = _Link(study, progress, directory, reporting)
     (directory / "checkpoints").mkdir(exist_ok=True)
-    # tune.run, not Tuner: the latter pickles searcher, scheduler and callbacks to disk.
+    experiment = Experiment("ray", reporting, storage_path=str(directory))
+    controller = _Controller(link, experiment, stop)
     try:
-        tune.run(
-            reporting,
-            name="ray",
-            storage_path=str(directory),
-            search_alg=_Proposals(link),
-            scheduler=_Decisions(link),
-            callbacks=[_Endings(link)],
-            stop=_Stop(link, stop),
-            reuse_actors=True,
-            raise_on_failed_trial=False,
-            verbose=0,
-        )
+        while not controller.is_finished():
+            controller.step()
     except TuneError as error:  # Ray's, about what was raised in one of ours
         raise (error.__context__ or error) from None
+    finally:
+        controller.cleanup()
     return link.stopped_by
+
+
+class _Controller(TuneController):
+    """Ray Tune's loop, with the adapters in it.
+
+    Not `tune.run`: it writes snapshots of all trials, which nobody reads, and has each trial wait
+    for a placement group, in which a process is started only to see that it is there.
+    """
+
+    def __init__(self, link: "_Link", experiment: Experiment, stop: Callable[[], bool]) -> None:
+        proposals = _Proposals(link, experiment)
+        super().__init__(
+            search_alg=proposals,
+            scheduler=_Decisions(link),
+            callbacks=[_Endings(link)],
+            stopper=_Stop(link, stop),
+            storage=experiment.storage,
+            reuse_actors=True,
+            resource_manager_factory=_Unlimited,
+        )
+        self._class_cache: Any = _Actors()
+        self.update_max_pending_trials()
+
+    def checkpoint(self, force: bool = False, wait: bool = False) -> None:
+        """Nothing: the journal is written already."""
+
+
+class _Unlimited(FixedResourceManager):
+    """_Link.free() bounds what is started, and Ray itself places it: there is nothing to count."""
+
+    def __init__(self) -> None:
+        super().__init__({"CPU": math.inf})
+
+    def request_resources(self, resource_request: ResourceRequest) -> None: ...
+
+    def cancel_resource_request(self, resource_request: ResourceRequest) -> None: ...
+
+    def has_resources_ready(self, resource_request: ResourceRequest) -> bool:
+        return True
+
+    def acquire_resources(self, resource_request: ResourceRequest) -> AcquiredResources:
+        return FixedAcquiredResources(
+            bundles=resource_request.bundles, resource_request=resource_request
+        )
+
+    def free_resources(self, acquired_resource: AcquiredResources) -> None: ...
+
+
+class _Actors:
+    """Trainables as Ray's actors. Ray Tune's have a runtime environment, and wait for their node's
+    agent to make it; what is in it, siftune's nodes have in their own environment."""
+
+    def __init__(self) -> None:
+        self._made: dict[type, Any] = {}
+
+    def get(self, trainable: type) -> Any:
+        if trainable not in self._made:
+            self._made[trainable] = ray.remote(trainable)
+        return self._made[trainable]
 
 
 def _ray_trainable(trainable: Trainable) -> type[FunctionTrainable]:
@@ -207,8 +260,8 @@ class _RayTrial(RayTrial):
     def get_trainable_cls(self) -> type[FunctionTrainable]:
         return self.trainable
 
-    def get_json_state(self) -> tuple[str, str]:
-        return "{}", "{}"  # for snapshots of all trials, that nobody reads
+    def init_local_path(self) -> None:
+        """Nothing: in a directory on the driver's side there would be no file."""
 
     def set_ray_actor(self, ray_actor: Any) -> None:
         # Ray Tune's asks the actor, twice a trial, for what takes the place of a first result.
@@ -237,10 +290,13 @@ class _Unsaved:
 class _Proposals(_Unsaved, SearchAlgorithm):
     """New trials, as slots become free; before them, those that were interrupted."""
 
-    def __init__(self, link: _Link) -> None:
+    def __init__(self, link: _Link, experiment: Experiment) -> None:
         self._link = link
-        self._experiment: Any = None
-        self._storage: Any = None
+        self._trainable = experiment.run_identifier
+        # Weights lie apart from Ray's own files, one directory a trial.
+        self._storage: Any = copy.copy(experiment.storage)
+        self._storage.experiment_dir_name = "checkpoints"
+        self._storage._create_validation_file()
         self._resources = tune.PlacementGroupFactory([link.resources()])
         self._made = 0
         progress = link.progress
@@ -251,13 +307,6 @@ class _Proposals(_Unsaved, SearchAlgorithm):
     @property
     def total_samples(self) -> int:
         return self._link.study.trials or 0
-
-    def add_configurations(self, experiments: Any) -> None:
-        self._experiment = experiments[0] if isinstance(experiments, list) else experiments
-        # Weights lie apart from Ray's own files, one directory a trial.
-        self._storage = copy.copy(self._experiment.storage)
-        self._storage.experiment_dir_name = "checkpoints"
-        self._storage._create_validation_file()
 
     def is_finished(self) -> bool:
         return self._finished or (not self._link.again and self._link.progress.all_begun)
@@ -302,11 +351,10 @@ class _Proposals(_Unsaved, SearchAlgorithm):
         self._made += 1
         ray_trial = _RayTrial(
             self._link.trainable,
-            self._experiment.run_identifier,
+            self._trainable,
             config=dict(trial.config),
             trial_id=f"{trial.trial}-{self._made}",  # Ray takes trials of one id for one
             storage=self._storage,
-            # Said of the whole run, there would be a snapshot of all trials at each checkpoint.
             checkpoint_config=tune.CheckpointConfig(
                 num_to_keep=1,  # the best; Ray keeps the latest besides
                 checkpoint_score_attribute=self._link.study.metric,

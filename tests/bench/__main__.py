@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 from siftune.data import ensure_mnist
-from tests.bench import on_cluster, overhead, samples_per_s, search
+from tests.bench import on_cluster, overhead, samples_per_s, scale, search
 from tests.bench.table import RESULTS, table
 from tests.readme import write_part
 
@@ -97,11 +98,16 @@ def _root() -> str:
     return "" if os.geteuid() == 0 else "the virtual cluster needs root"
 
 
+def _strace() -> str:
+    return "" if shutil.which("strace") else "strace is not installed"
+
+
 BENCHMARKS: dict[str, tuple[Callable[[], Figures], Callable[[], str]]] = {
     "overhead": (overhead.measure, _nothing),
     "growth": (overhead.growth, _nothing),
     "search": (search.measure, _nothing),
     "training": (_training, _nothing),
+    "scale": (scale.measure, _strace),
     "start": (_on_cluster("start"), _root),
     "cold": (_on_cluster("cold"), _root),
     "scaling": (_on_cluster("scaling"), _root),
