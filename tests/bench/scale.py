@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-SLOTS = (8, 80, 800)
+from tests.bench.table import SLOTS
+
 EPOCH_S = 10.0
 HOSTS = 2
 TRAINABLE = """

@@ -70,6 +70,10 @@ ROWS: list[tuple[str, str, str, str, str]] = [
     ),
     ("gpu", "MNIST samples per second on a GPU, batch 64", "{siftune:,.0f}", "", ""),
 ]
+SLOTS = (8, 80, 800)
+SCALE = (
+    "| {slots} | {reports:.1f} | {delay:.3f} | {p99:.3f} | {cpus:.2f} | {mib:.0f} | {files:,.0f} |"
+)
 
 
 def table() -> list[str]:
@@ -80,9 +84,29 @@ def table() -> list[str]:
         if name in results:
             what, *rest = (_filled(cell, results[name]["figures"]) for cell in cells)
         else:
-            what, *rest = cells[0], "not measured", "", ""
+            why = ": no GPU was at hand" if name == "gpu" else ""
+            what, *rest = cells[0], f"not measured{why}", "", ""
         lines.append(f"| {what} | {' | '.join(rest)} |")
+    if "scale" in results:
+        lines += ["", *_scale(results["scale"]["figures"])]
     return [*lines, "", *_machines(results)]
+
+
+def _scale(figures: dict[str, float]) -> list[str]:
+    lines = [
+        "Many slots, simulated: the driver, Ray and all calls are real, and trials, with epochs of "
+        "about 10 s, share a few processes. 800 slots are 200 nodes with 4 GPUs each.",
+        "",
+        "| slots | reports a second | seconds to a decision: median | 99 % | driver's CPUs "
+        "| its MiB | file operations a minute in the study's directory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for slots in SLOTS:
+        names = {"reports": "reports_per_s", "delay": "delay_s", "p99": "delay_p99_s"}
+        names |= {"cpus": "driver_cpus", "mib": "driver_mib", "files": "file_operations_per_minute"}
+        row = {short: figures[f"{name}_{slots}"] for short, name in names.items()}
+        lines.append(SCALE.format(slots=slots, **row))
+    return lines
 
 
 def _filled(cell: str, figures: dict[str, float]) -> str:

@@ -70,6 +70,7 @@ class Soak:
         self.checkout = checkout
         self.job = self.submit(NAME="soak", ARGS=STUDY, TIME=20, RESTARTS=1000)
         self.study = self.job.study("soak")
+        self.run_ended = 0.0  # when the job's last run was seen to have ended
         self.repairs: list[tuple[float, Callable[[], None]]] = []  # at a time, what heals
 
     def submit(self, **variables: Any) -> Job:
@@ -106,11 +107,12 @@ class Soak:
 
     def time_nearly_over(self) -> None:
         self.cluster.check("hpc1", "scancel", "--batch", "--signal=USR1", self.job.number)
+        self._await_end_of_run()
 
     def line_torn(self) -> None:
         """The driver is killed in the middle of a line."""
         self.driver_killed()
-        poll(lambda: not self.job.queued("R"), 60, "the end of the job's run")
+        self._await_end_of_run()
         with (self.study / "trials.jsonl").open("a") as file:
             file.write('{"event": "epoch", "trial": "00')
 
@@ -138,7 +140,8 @@ class Soak:
             began = time.time()
             fault(self)
             figures.faults[name] += 1
-            figures.recovery_s.setdefault(name, []).append(self._await_epoch(after=began + 1))
+            self._await_epoch(after=max(began + 1, self.run_ended))
+            figures.recovery_s.setdefault(name, []).append(time.time() - began)
             if time.monotonic() > end:
                 break
             time.sleep(self.rng.uniform(*BETWEEN_S))
@@ -150,9 +153,12 @@ class Soak:
         while True:
             yield from self.rng.sample(self.FAULTS, len(self.FAULTS))
 
-    def _await_epoch(self, *, after: float) -> float:
-        """Helps the cluster on until an epoch is reported after that time; seconds that took."""
-        began = time.time()
+    def _await_end_of_run(self) -> None:
+        poll(lambda: not self.job.queued("R"), 90, "the end of the job's run", self.job.log)
+        self.run_ended = time.time()
+
+    def _await_epoch(self, *, after: float) -> None:
+        """Helps the cluster on until an epoch is reported after that time."""
 
         def reported() -> bool:
             self._help()
@@ -160,7 +166,6 @@ class Soak:
             return last.get("event") == "epoch" and last["time"] > after
 
         poll(reported, RECOVERY_S, "an epoch after a fault", lambda: self.job.log()[-3000:])
-        return time.time() - began
 
     def _help(self) -> None:
         """What time and people do on a real cluster: power is back, nodes are taken in again, and
@@ -214,7 +219,15 @@ class Soak:
     def _place(self, *, head: bool | None = None) -> str:
         """A node of the job's that runs: its first one, or any other."""
         words = ("squeue", "--noheader", f"--jobs={self.job.number}", "--format=%B %N")
-        first, nodes = self.cluster.check("hpc1", *words).split()
+        found: list[str] = []
+
+        def runs() -> bool:
+            self._help()
+            found[:] = self.cluster.check("hpc1", *words).split()
+            return len(found) == 2
+
+        poll(runs, 90, "a job that runs", self.job.log)
+        first, nodes = found
         names = self.cluster.check("hpc1", "scontrol", "show", "hostnames", nodes).split()
         others = [name for name in names if name != first]
         if head or not others:
