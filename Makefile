@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 ARGS ?=
+KIND ?= function
 
 LOCKS := containers/flavours
 VENV := .venv
@@ -17,7 +18,7 @@ WORDS = words=$$(xargs -r printf '%q ' <<< "$$ARGS") && eval "set -- $$words"
 export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE KEY
 export RESTARTS RESUME DRY_RUN ARGS STUDY RESULTS
 
-.PHONY: help setup tune image sbom sign verify dist submit grow status cancel logs test test-arm lint \
+.PHONY: help setup new tune image sbom sign verify dist submit grow status cancel logs test test-arm lint \
 	bench soak cluster cluster-down lock clean
 
 help: ## this list
@@ -32,6 +33,9 @@ $(VENV)/ready: $(LOCKS)/bootstrap.lock $(LOCKS)/dev.lock pyproject.toml
 		-r $(LOCKS)/dev.lock
 	$(UV) pip install -q --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
+
+new: setup ## my_train.py, a small trainable of your own to start from: KIND=function|generator|script
+	@$(VENV)/bin/python entrypoints/new.py $(KIND)
 
 tune: setup ## a study of 8 trials on a part of MNIST, here, in about 3 minutes; ARGS="--searcher hebo"
 	@$(WORDS) && $(VENV)/bin/python entrypoints/tune.py --preset quick "$$@"

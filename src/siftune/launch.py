@@ -48,7 +48,9 @@ def launch(
         seed=study.seed,
         options=study.trainable_options,
     )
-    mistakes = trainable.mistakes() + _place_mistakes(study, nodes[0])
+    mistakes = trainable.mistakes(
+        [*study.space.parameters, *study.space.constants]
+    ) + _place_mistakes(study, nodes[0])
     mistakes += [] if resume else _directory_mistakes(directory)
     said: list[str] = []
     try:

@@ -42,22 +42,30 @@ def measure(trials: int = 256) -> dict[str, float]:
     """Seconds of wall time per trial of each, two trials at a time, and what that is of siftune's.
 
     All propose at random and train nothing. Ray is connected before, for those that use it. What
-    starts a process for each trial has a quarter of the trials: each costs the same.
+    starts a process for each trial has a quarter of the trials: each costs the same. What does not
+    is measured with a quarter too: `warm` is the cost of those between, without the start.
     """
     from siftune import cluster
 
     few = max(1, trials // 4)
+
+    def warm(all_s: float, few_s: float) -> float:
+        return (all_s * trials - few_s * few) / (trials - few)
+
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         seconds = {}
         with cluster.connect():
-            seconds["siftune"] = _siftune(trials, scratch)
-            seconds["ray_reuse"] = _ray_tune(trials, scratch, reuse_actors=True)
+            for side, measure_one in {"siftune": _siftune, "ray_reuse": _ray_reuse}.items():
+                few_s = measure_one(few, scratch / f"few_{side}")
+                seconds[side] = measure_one(trials, scratch / f"all_{side}")
+                seconds[f"{side}_warm"] = warm(seconds[side], few_s)
             seconds["ray"] = _ray_tune(few, scratch, reuse_actors=False)
         seconds["optuna"] = _optuna(few, scratch)
         seconds["syne_tune"] = _syne_tune(few, scratch)
     ratios = {f"{name} / siftune": s / seconds["siftune"] for name, s in seconds.items()}
-    return {f"{name}_s": s for name, s in seconds.items()} | dict(list(ratios.items())[1:])
+    ratios["warm"] = seconds["ray_reuse_warm"] / seconds["siftune_warm"]
+    return {f"{name}_s": s for name, s in seconds.items()} | ratios
 
 
 def growth(trials: int = 2050) -> dict[str, float]:
@@ -82,6 +90,7 @@ def _siftune(trials: int, scratch: Path, searcher: str = "random") -> float:
     from siftune.launch import launch
     from siftune.study import read
 
+    scratch.mkdir(exist_ok=True)
     file = scratch / "trivial.py"
     file.write_text(TRAINABLE)
     layer = {"name": "study", "trainable": f"{file}:train", "trials": trials}
@@ -93,6 +102,10 @@ def _siftune(trials: int, scratch: Path, searcher: str = "random") -> float:
     assert summary["trials"]["completed"] == trials
     wall_s: float = summary["wall_s"]
     return wall_s / trials
+
+
+def _ray_reuse(trials: int, scratch: Path) -> float:
+    return _ray_tune(trials, scratch, reuse_actors=True)
 
 
 def _ray_tune(trials: int, scratch: Path, *, reuse_actors: bool) -> float:

@@ -20,6 +20,13 @@ ROWS: list[tuple[str, str, str, str, str]] = [
     ("overhead", "", "", "Optuna, a process per trial: {optuna_s:.2f}", "{optuna / siftune:.0f}"),
     ("overhead", "", "", "Syne Tune, local: {syne_tune_s:.2f}", "{syne_tune / siftune:.0f}"),
     (
+        "overhead",
+        "the same without the start of the two processes",
+        "{siftune_warm_s:.4f}",
+        "Ray Tune, actors reused: {ray_reuse_warm_s:.4f}",
+        "{warm:.1f}",
+    ),
+    (
         "growth",
         "the same of the 2,000th trial, and of the 200th, with Optuna's TPE",
         "{trial_2000_s:.3f}",

@@ -1,5 +1,6 @@
 """Optuna's samplers, through its public ask-and-tell interface."""
 
+import functools
 import math
 
 import numpy as np
@@ -44,7 +45,8 @@ class Optuna(ModelBased):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._name, self._startup = sampler, startup
         self._study = optuna.create_study(sampler=self._sampler(seed))
-        self._distributions = {name: _distribution(d) for name, d in self.free.items()}
+        # In Optuna's own order.
+        self._distributions = {name: _distribution(self.free[name]) for name in sorted(self.free)}
         self._numbers: dict[str, int] = {}  # Optuna's number of each running trial
         self._cmaes = CmaEs(self.free) if sampler == "cmaes" else None
         if sampler == "gp":
@@ -53,13 +55,24 @@ class Optuna(ModelBased):
             import torch  # noqa: F401
 
     def suggest(self, rng: np.random.Generator) -> dict[str, float]:
-        # A new sampler each time, since they carry random state and caches. Optuna only asks on
-        # behalf of a trial; this one fails at once, and failed trials are invisible to samplers.
-        self._study.sampler = self._sampler(int(rng.integers(2**32)))
-        trial = self._study.ask(self._distributions)
-        self._study.tell(trial, state=TrialState.FAIL)
-        coordinates: dict[str, float] = dict(trial.params)
+        # A new sampler each time, since they carry random state and caches.
+        self._study.sampler = sampler = self._sampler(int(rng.integers(2**32)))
+        coordinates: dict[str, float]
+        if isinstance(sampler, TPESampler):
+            # Not Study.ask: that goes through all trials three times more, to find out the space.
+            coordinates = sampler.sample_relative(self._study, self._asker, self._distributions)
+        else:
+            trial = self._study.ask(self._distributions)
+            self._study.tell(trial, state=TrialState.FAIL)
+            coordinates = dict(trial.params)
         return coordinates | (self._cmaes.ask(rng) if self._cmaes else {})
+
+    @functools.cached_property
+    def _asker(self) -> FrozenTrial:
+        """The trial on whose behalf TPE is asked: a running one without parameters, which the
+        sampler leaves out."""
+        number = self._study.ask().number
+        return self._study.get_trials(deepcopy=False)[number]
 
     def _sampler(self, seed: int) -> BaseSampler:
         if self._name == "gp":

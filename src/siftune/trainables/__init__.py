@@ -9,7 +9,8 @@ Two kinds. One of ours is a module with
     evaluate(directory, *, seed, data, **options)
                                    metrics of saved weights, on the test set
 
-The user's own is any function of a config in a file, FILE.py:FUNC, that calls `tune.report`.
+The user's own is any function of a config in a file, FILE.py:FUNC, that calls `tune.report` or
+yields its metrics; or a script, FILE.py, that takes flags and prints its metrics (script.py).
 """
 
 import importlib
@@ -19,7 +20,7 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Any
 from siftune import registry
 from siftune.errors import UsageError
 from siftune.space import Config
+from siftune.trainables import script
 
 TRAINABLES = {"mnist": "siftune.trainables.mnist"}
 
@@ -42,12 +44,17 @@ class Trainable:
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
-    def mistakes(self) -> list[str]:
-        """What is wrong with name and options. Runs the user's file, once, as a worker will."""
+    def mistakes(self, parameters: Iterable[str]) -> list[str]:
+        """What is wrong with name and options, and with the names of the hyper-parameters. Runs
+        the user's file, once, as a worker will; a script with --help."""
         try:
             if self.name not in TRAINABLES:
-                user_function(self.name)
-                return [
+                wrong = []
+                if script.is_script(self.name):
+                    wrong = script.mistakes(Path(self.name), parameters)
+                else:
+                    user_function(self.name)
+                return wrong + [
                     f"--trainable-arg {option} is for siftune's own trainables: a function of "
                     "yours takes its values from the space"
                     for option in self.options
@@ -92,6 +99,11 @@ def default_space(name: str) -> dict[str, Any]:
     """The space that comes with a trainable: its SPACE. Raises UsageError if it has none."""
     if name in TRAINABLES:
         return dict(module(name).SPACE)
+    if script.is_script(name):
+        raise UsageError(
+            f"--trainable {name} is a script: give its flags and their domains in "
+            "--space FILE.yaml or FILE.py:NAME"
+        )
     space = getattr(load_file(_split(name)[0]), "SPACE", None)
     if not isinstance(space, dict):
         raise UsageError(
@@ -139,7 +151,8 @@ def _split(name: str) -> tuple[Path, str]:
     file, colon, attribute = name.rpartition(":")
     if not colon or not file.endswith(".py") or not attribute:
         raise UsageError(
-            f"unknown trainable {name!r}; known: {', '.join(TRAINABLES)}, or your own FILE.py:FUNC"
+            f"unknown trainable {name!r}; known: {', '.join(TRAINABLES)}, or your own: a function, "
+            "FILE.py:FUNC, or a script with flags, FILE.py"
         )
     return Path(file), attribute
 
@@ -157,7 +170,12 @@ def user_function(name: str) -> Callable[[Config], Any]:
 def run_user_function(
     name: str, config: Config, *, seed: int, report: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Calls the user's function; what it yields, if it is a generator, goes to `report`."""
+    """Runs the user's script, or calls the user's function; what it prints as JSON, or yields if
+    it is a generator, goes to `report`."""
+    if script.is_script(name):
+        seed_everything(seed)
+        script.run(Path(name), config, report)
+        return
     function = user_function(name)
     seed_everything(seed)  # last: importing the user's file may draw numbers
     output: Any = function(dict(config))

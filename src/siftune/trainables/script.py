@@ -1,0 +1,171 @@
+"""The user's own script as a trainable, unchanged: flags in, lines of JSON out.
+
+    python my_train.py --lr 0.01 --batch-size 64      what it is without siftune
+    {"loss": 0.31, "accuracy": 0.9}                   what it prints once per epoch
+
+A config's values become its flags. It runs as `__main__` in a process that stays warm: what it
+imports is imported once.
+"""
+
+import functools
+import io
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, TextIO
+
+from siftune.errors import UsageError
+
+Report = Callable[[dict[str, Any]], None]
+HELP_S = 120.0
+
+
+def is_script(name: str) -> bool:
+    """Whether `--trainable NAME` is a script, and not a function in a file."""
+    return ":" not in name and name.endswith(".py")
+
+
+def mistakes(path: Path, parameters: Iterable[str]) -> list[str]:
+    """What keeps the script from being run with these hyper-parameters."""
+    try:
+        known = _flags(path)
+    except UsageError as error:
+        return list(error.mistakes)
+    return [
+        f"{path} has no flag --{name}; it has: {', '.join(known)}"
+        for name in parameters
+        if _flag(name, known) is None
+    ]
+
+
+def run(path: Path, config: Mapping[str, Any], report: Report) -> None:
+    """Runs the script once; each line of JSON that is a dictionary goes to `report`.
+
+    Raises RuntimeError if it ends with another status than 0.
+    """
+    lines, errors = _Lines(report, sys.stdout), _Tail(sys.stderr)
+    argv, sys.argv = sys.argv, [str(path), *_arguments(path, config)]
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    try:
+        with redirect_stdout(lines), redirect_stderr(errors):
+            runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as end:
+        if lines.stopped:  # the scheduler's word, which came out of `report`
+            raise
+        if end.code not in (None, 0):
+            raise RuntimeError(f"{path} ended with {end.code}: {errors.last}") from None
+    finally:
+        sys.argv = argv
+
+
+def _arguments(path: Path, config: Mapping[str, Any]) -> list[str]:
+    known = _flags(path)
+    words: list[str] = []
+    for name, value in config.items():
+        flag = _flag(name, known)
+        if flag is None:
+            raise UsageError(f"{path} has no flag --{name}; it has: {', '.join(known)}")
+        if known[flag]:
+            words += [flag, str(value)]
+        elif value:
+            words.append(flag)
+        elif (negation := f"--no-{flag[2:]}") in known:
+            words.append(negation)
+    return words
+
+
+def _flag(name: str, known: Iterable[str]) -> str | None:
+    """The flag of a hyper-parameter: batch_size is --batch_size or --batch-size."""
+    spelled = (f"--{name}", f"--{name.replace('_', '-')}")
+    return next((flag for flag in spelled if flag in known), None)
+
+
+@functools.cache
+def _flags(path: Path) -> dict[str, bool]:
+    """The script's flags, and whether each takes a value, from the usage that --help prints.
+
+    Raises UsageError if it prints none.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} is not there")
+    try:
+        done = subprocess.run(
+            [sys.executable, str(path), "--help"],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=HELP_S,
+            env=os.environ | {"COLUMNS": "1000", "NO_COLOR": "1"},
+        )
+    except subprocess.TimeoutExpired:
+        raise UsageError(f"{path} --help takes more than {HELP_S:.0f} s") from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UsageError(f"{path} --help fails: {last}")
+    usage = " ".join(done.stdout.partition("\n\n")[0].split())
+    found = re.findall(r"(?<![\w-])(--[A-Za-z0-9][\w-]*)( [^\s\[\]|-][^\s\]|]*)?", usage)
+    if not found:
+        raise UsageError(f"{path} --help shows no flags: a script takes its values from flags")
+    return {flag: bool(value) for flag, value in found if flag != "--help"}
+
+
+class _Lines(io.TextIOBase):
+    """Standard output: dictionaries in JSON are reported, all else is passed on."""
+
+    def __init__(self, report: Report, to: TextIO) -> None:
+        self.stopped = False
+        self._report = report
+        self._to = to
+        self._begun = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *whole, self._begun = (self._begun + text).split("\n")
+        for line in whole:
+            if (metrics := _metrics(line)) is None:
+                self._to.write(line + "\n")
+                continue
+            try:
+                self._report(metrics)
+            except SystemExit:
+                self.stopped = True
+                raise
+        return len(text)
+
+
+def _metrics(line: str) -> dict[str, Any] | None:
+    if not line.lstrip().startswith("{"):
+        return None
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+class _Tail(io.TextIOBase):
+    """Standard error, whose last line is remembered."""
+
+    def __init__(self, to: TextIO) -> None:
+        self._to = to
+        self._text = ""
+
+    @property
+    def last(self) -> str:
+        return (self._text.strip().splitlines() or ["no message"])[-1]
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._text = (self._text + text)[-2000:]
+        return self._to.write(text)

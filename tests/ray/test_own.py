@@ -1,0 +1,51 @@
+"""A trainable of the user's own, of each kind, from the example to a study."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from siftune.examples import KINDS
+
+ENTRYPOINTS = Path(__file__).parents[2] / "entrypoints"
+
+
+def command(name: str, *words: str, here: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(ENTRYPOINTS / f"{name}.py"), *words]
+    return subprocess.run(line, cwd=here, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_example_trains_alone_and_in_a_study(kind: str, tmp_path: Path) -> None:
+    written = command("new", kind, here=tmp_path)
+    assert written.returncode == 0, written.stderr
+    assert "my_train.py" in written.stdout
+    assert 20 <= len((tmp_path / "my_train.py").read_text().splitlines()) <= 50
+    what = ["--trainable", "my_train.py:train"]
+    if kind == "script":
+        what = ["--trainable", "my_train.py", "--space", "my_space.yaml"]
+
+    alone = command("train", *what, "--set", "lr=0.01", "--set", "epochs=3", here=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    assert alone.stdout.count("loss=") == 3
+
+    study = command("tune", *what, "--trials", "6", "--name", "s", here=tmp_path)
+    assert study.returncode == 0, study.stdout + study.stderr
+    lines = (tmp_path / "results" / "s" / "trials.jsonl").read_text().splitlines()
+    states = [event["state"] for event in map(json.loads, lines) if event["event"] == "end"]
+    assert len(states) == 6
+    assert {"completed", "pruned"} == set(states)  # a pruned one leaves its process for the next
+    assert not [event for event in map(json.loads, lines) if event["event"] == "restart"]
+
+
+def test_an_example_overwrites_nothing(tmp_path: Path) -> None:
+    (tmp_path / "my_train.py").write_text("mine")
+    refused = command("new", here=tmp_path)
+    assert refused.returncode == 2
+    assert "my_train.py is there already" in refused.stderr
+    assert (tmp_path / "my_train.py").read_text() == "mine"
+    unknown = command("new", "template", here=tmp_path)
+    assert unknown.returncode == 2
+    assert "known: function, generator, script" in unknown.stderr
