@@ -164,7 +164,7 @@ def _syne_tune(trials: int, scratch: Path) -> float:
     script = scratch / "siftune_syne.py"
     script.write_text(SCRIPT)
     os.environ["SYNETUNE_FOLDER"] = str(scratch / "syne")
-    with _quiet():
+    with _quiet(), contextlib.chdir(scratch):
         from syne_tune import StoppingCriterion, Tuner
         from syne_tune.backend import LocalBackend
         from syne_tune.config_space import uniform
