@@ -271,8 +271,7 @@ class _RayTrial(RayTrial):
         return False  # else Ray Tune would, by itself and unrecorded, where a node left in order
 
     def handle_error(self, exc: Any = None) -> None:
-        self.failure = exc
-        super().handle_error(exc)
+        self.failure = exc  # Ray Tune's own would write it to a file, and count it
 
 
 def _name(trial: RayTrial) -> str:
@@ -280,14 +279,7 @@ def _name(trial: RayTrial) -> str:
     return trial.trial_id.partition("-")[0]
 
 
-class _Unsaved:
-    """Ray Tune pickles its extensions into snapshots that nobody reads: give it nothing."""
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return object, ()
-
-
-class _Proposals(_Unsaved, SearchAlgorithm):
+class _Proposals(SearchAlgorithm):
     """New trials, as slots become free; before them, those that were interrupted."""
 
     def __init__(self, link: _Link, experiment: Experiment) -> None:
@@ -372,7 +364,7 @@ class _Proposals(_Unsaved, SearchAlgorithm):
         return ray_trial
 
 
-class _Decisions(_Unsaved, TrialScheduler):
+class _Decisions(TrialScheduler):
     """Every report goes to the Progress, and its decision to Ray."""
 
     def __init__(self, link: _Link) -> None:
@@ -456,7 +448,7 @@ class _Decisions(_Unsaved, TrialScheduler):
         return ""
 
 
-class _Endings(_Unsaved, Callback):
+class _Endings(Callback):
     """Starts, ends and failures of Ray's trials."""
 
     def __init__(self, link: _Link) -> None:
@@ -511,7 +503,7 @@ class _Endings(_Unsaved, Callback):
             link.again.append((name, cause))
 
 
-class _Stop(_Unsaved, tune.Stopper):
+class _Stop(tune.Stopper):
     """Looks after the run at each of its steps: trials that hang, and when the study is to stop.
 
     Trials under way stay unfinished.
