@@ -20,6 +20,7 @@ main() {
         role='head'
     fi
     tmp=$(node_tmp "$NODE_TMP")
+    ulimit -c 0 # a core holds the token; Slurm may have set the limit anew
     check "$image"
     tmp=$(own_directory "$tmp" "sift-$SLURM_JOB_ID") || refuse "cannot make a directory in $tmp: correct NODE_TMP in the site's file"
     patience_s=20

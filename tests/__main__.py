@@ -1,5 +1,5 @@
-"""All tests, in two runs of pytest side by side: those of the virtual cluster, which wait a lot,
-and the others. With words, one run of pytest with those.
+"""All tests, in runs of pytest: those of the virtual cluster, which wait a lot, and beside them the
+light ones; then studies on this machine's Ray. With words, one run of pytest with those.
 
     make test [ARGS="tests/unit -k journal"]
 """
@@ -10,13 +10,23 @@ from collections.abc import Iterable
 from threading import Thread
 
 CLUSTER = ["tests/cluster", "tests/container"]
-OTHERS = ["tests", *(f"--ignore={directory}" for directory in CLUSTER)]
+RAY = ["tests/ray"]
+LIGHT = ["tests", *(f"--ignore={directory}" for directory in CLUSTER + RAY)]
 
 
 def main(words: list[str]) -> int:
-    runs = [words] if words else [CLUSTER, OTHERS]
-    started = [_pytest(run, together=len(runs) > 1) for run in runs]
-    # Whole lines, so that the two do not write into each other's.
+    if words:
+        return _pytest(words).wait()
+    return max(_side_by_side(CLUSTER, LIGHT), _side_by_side(RAY))
+
+
+def _side_by_side(*runs: list[str]) -> int:
+    """The worst exit status. The first run goes before the others: it has deadlines of seconds."""
+    started = [
+        _pytest(run, nice=10 * (i > 0), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for i, run in enumerate(runs)
+    ]
+    # Whole lines, so that they do not write into each other's.
     printers = [Thread(target=_print, args=(run.stdout,)) for run in started if run.stdout]
     for printer in printers:
         printer.start()
@@ -25,13 +35,9 @@ def main(words: list[str]) -> int:
     return max(run.wait() for run in started)
 
 
-def _pytest(words: list[str], *, together: bool) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pytest", *words]
-    if not together:
-        return subprocess.Popen(command, text=True)
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    )
+def _pytest(words: list[str], *, nice: int = 0, **streams: int) -> subprocess.Popen[str]:
+    command = ["nice", "-n", str(nice), sys.executable, "-m", "pytest", *words]
+    return subprocess.Popen(command, text=True, errors="replace", **streams)
 
 
 def _print(lines: Iterable[str]) -> None:

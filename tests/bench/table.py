@@ -87,12 +87,11 @@ def table() -> list[str]:
     """Lines of Markdown. A row that has not been measured says so."""
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     lines = ["| | siftune | beside it | ratio |", "|---|---|---|---|"]
-    for name, *cells in ROWS:
-        if name in results:
-            what, *rest = (_filled(cell, results[name]["figures"]) for cell in cells)
-        else:
+    for name, what, *cells in ROWS:
+        rest = [_filled(cell, results.get(name, {}).get("figures", {})) for cell in cells]
+        if any("{" in cell for cell in rest):
             why = ": no GPU was at hand" if name == "gpu" else ""
-            what, *rest = cells[0], f"not measured{why}", "", ""
+            rest = [f"not measured{why}", "", ""]
         lines.append(f"| {what} | {' | '.join(rest)} |")
     if "scale" in results:
         lines += ["", *_scale(results["scale"]["figures"])]

@@ -142,7 +142,7 @@ class Soak:
             figures.faults[name] += 1
             self._await_epoch(after=max(began + 1, self.run_ended))
             figures.recovery_s.setdefault(name, []).append(time.time() - began)
-            if time.monotonic() > end:
+            if time.monotonic() > end and figures.faults.total() >= len(self.FAULTS):
                 break
             time.sleep(self.rng.uniform(*BETWEEN_S))
         self._finish()

@@ -69,7 +69,7 @@ def test_a_study_outlives_its_job(submit: Callable[..., Job], cluster: Cluster) 
 
 def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cluster) -> None:
     """It begins with one of its two nodes: the other's Ray is killed before it has joined."""
-    job = begin(submit, trials=14, minutes=10, gpus=4)
+    job = begin(submit, trials=24, minutes=10, gpus=4)
 
     def killed() -> bool:
         words = ("pkill", "-9", "-u", "hpc1", "-f", "slurm/node.sh")
@@ -77,7 +77,7 @@ def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cl
 
     poll(killed, 30, "a second node that starts", job.log)
     missing = "node2 is not part of the job's Ray: the study goes on without it"
-    poll(lambda: missing in job.log(), 60, missing, job.log)
+    poll(lambda: missing in job.log(), 150, missing, job.log)
     study = job.study("s")
     assert nodes(study) == {"node1"}
     grow = ("grow", f"JOB={job.number}", "GPUS=2", "SITE=virtual")
@@ -85,10 +85,10 @@ def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cl
     added = re.search(r"Submitted batch job (\d+)", said)
     assert added, said
     log = Job(cluster, "hpc1", job.directory, added[1]).log
-    poll(lambda: nodes(study) == {"node1", "node3"}, 60, "epochs on the added node", log)
+    poll(lambda: nodes(study) == {"node1", "node3"}, 90, "epochs on the added node", log)
     cluster.check("hpc1", "scancel", added[1])
-    said = job.wait(180)
+    said = job.wait(240)
     assert job.status() == 0, said
-    assert_nothing_was_trained_twice(study, trials=14)
+    assert_nothing_was_trained_twice(study, trials=24)
     assert causes(study) == {"lost"}
     assert job.left() == ""
