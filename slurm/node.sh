@@ -53,7 +53,7 @@ run_ray() {
         sleep 0.2 || true
     done
     wait "$ray_pid" || status=$?
-    kill -KILL -- "-$ray_pid" 2>/dev/null || true # what it left
+    kill_left
     over && exit 0
     # Apptainer's own status: there was no container.
     ((status != 255)) || refuse "the image does not start here: $(tail -n 5 "$job/log/$me")"
@@ -139,7 +139,21 @@ stop_ray() {
     while kill -0 "$ray_pid" 2>/dev/null && ((SECONDS < deadline)); do
         sleep 0.1 || true
     done
+    kill_left
+}
+
+# kill_left: what Ray left, until it is gone. Its workers have process groups of their own, and take a
+# moment to notice that it has ended; all write their logs below its directory, whose path from outside
+# of the container may be another.
+kill_left() {
+    local tries left
     kill -KILL -- "-$ray_pid" 2>/dev/null || true
+    for ((tries = 0; tries < 50; tries++)); do
+        left=$(find /proc/[0-9]*/fd -lname "*/${tmp##*/}/r/*" 2>/dev/null | cut -d/ -f3 | sort -u) || true
+        [[ -n $left ]] || return 0
+        xargs kill -KILL <<< "$left" 2>/dev/null || true
+        sleep 0.1 || true
+    done
 }
 
 # refuse MESSAGE: says why this node cannot take part, to the log and to the study that waits for it

@@ -57,9 +57,14 @@ class Job:
         """The study directory, seen from the host."""
         return self.cluster.shared / self.directory.removeprefix("/work/") / "results" / name
 
+    def await_nothing_left(self) -> None:
+        """A process that was killed takes a moment to go."""
+        poll(lambda: self.left() == "", 15, "nothing left", self.left)
+
     def left(self) -> str:
         """What of Ray and of the job is still anywhere."""
-        look = f"ls -d /tmp/sift-{self.number} 2>/dev/null; pgrep -u {self.account} -l 'ray|raylet'"
+        look = f"ls -d /tmp/sift-{self.number} 2>/dev/null; "
+        look += f"ps -u {self.account} -o pid,ppid,stat,etimes,comm | grep ray"
         found = [
             self.cluster.run("root", "bash", "-c", look, place=node).stdout
             for node in self.cluster.nodes

@@ -26,7 +26,7 @@ STUDY = (
     f"--set epochs={EPOCHS} --set nap=1.0"
 )
 BETWEEN_S = (2.0, 8.0)  # from the study's recovery to the next fault
-RECOVERY_S = 240.0
+RECOVERY_S = 400.0  # a head node that is back at once is missed by Slurm for two minutes
 
 
 @dataclass

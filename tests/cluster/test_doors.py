@@ -127,7 +127,7 @@ def test_a_second_account_on_the_same_node_finds_every_door_closed(
     assert [e["state"] for e in found if e["event"] == "end"] == ["completed", "completed"]
     assert {e["restart"] for e in found if e["event"] == "restart"} == set()
     assert {e["metrics"]["homes"] for e in found if e["event"] == "epoch"} == {0}
-    assert job.left() == ""
+    job.await_nothing_left()
     cluster.run("root", "rm", "-rf", OWN)
 
 

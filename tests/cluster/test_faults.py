@@ -64,7 +64,7 @@ def test_a_study_outlives_its_job(submit: Callable[..., Job], cluster: Cluster) 
     assert job.status() == 0, job.log()
     assert_nothing_was_trained_twice(study, trials=12)
     assert causes(study) == {"interrupted"}
-    assert job.left() == ""
+    job.await_nothing_left()
 
 
 def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cluster) -> None:
@@ -91,4 +91,4 @@ def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cl
     assert job.status() == 0, said
     assert_nothing_was_trained_twice(study, trials=24)
     assert causes(study) == {"lost"}
-    assert job.left() == ""
+    job.await_nothing_left()

@@ -54,7 +54,7 @@ def test_two_gpus_are_one_node(submit: Callable[..., Job], data: str) -> None:
     assert job.status() == 0, said
     found = check_study(job.study("two"), trials=4, slots=2)
     assert len({e["node"] for e in found if e["event"] == "epoch"}) == 1
-    assert job.left() == ""
+    job.await_nothing_left()
 
 
 def test_eight_gpus_are_four_nodes_and_one_study(submit: Callable[..., Job], data: str) -> None:
@@ -66,7 +66,7 @@ def test_eight_gpus_are_four_nodes_and_one_study(submit: Callable[..., Job], dat
     assert {e["node"] for e in epochs} == set(job.cluster.nodes)
     assert {e["gpu"] for e in epochs} <= {"0", "1"}  # one GPU each
     assert said.count(" start ") == 8  # the same eight trials once, not once per node
-    assert job.left() == ""
+    job.await_nothing_left()
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
@@ -140,7 +140,7 @@ def test_what_cannot_work_is_in_the_log_in_seconds(
     said = job.wait(deadline_s=45)
     assert job.status() != 0
     assert [word for word in words if word not in said] == [], said
-    assert job.left() == ""
+    job.await_nothing_left()
 
 
 def test_another_architecture_is_in_the_log_in_seconds(
@@ -157,7 +157,7 @@ def test_another_architecture_is_in_the_log_in_seconds(
     said = job.wait(deadline_s=45)
     assert job.status() != 0
     assert f"it is for {there} and this node is {here}: make image ARCH={here}" in said
-    assert job.left() == ""
+    job.await_nothing_left()
 
 
 def test_a_full_disk_is_in_the_log_in_seconds(cluster: Cluster, submit: Callable[..., Job]) -> None:
@@ -187,4 +187,4 @@ def test_a_cancelled_job_leaves_nothing(
     else:
         cluster.check("hpc1", "make", "-C", job.directory, "cancel", f"JOB={job.number}")
     job.wait(deadline_s=45)
-    poll(lambda: job.left() == "", 15, f"nothing left: {job.left()}")
+    job.await_nothing_left()
