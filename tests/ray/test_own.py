@@ -31,7 +31,9 @@ def test_an_example_trains_alone_and_in_a_study(kind: str, tmp_path: Path) -> No
     assert alone.returncode == 0, alone.stderr
     assert alone.stdout.count("loss=") == 3
 
-    study = command("tune", *what, "--trials", "6", "--name", "s", here=tmp_path)
+    study = command(
+        "tune", *what, "--trials", "6", "--concurrent", "1", "--name", "s", here=tmp_path
+    )
     assert study.returncode == 0, study.stdout + study.stderr
     lines = (tmp_path / "results" / "s" / "trials.jsonl").read_text().splitlines()
     states = [event["state"] for event in map(json.loads, lines) if event["event"] == "end"]
