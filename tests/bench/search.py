@@ -33,7 +33,7 @@ SEARCHERS: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(trials: int = 64) -> dict[str, float]:
+def measure(trials: int = 48) -> dict[str, float]:
     """The part of the time of 8 slots, from 0 to 1, in which they waited.
 
     Epochs take 2 s, and trials have 1 to 10 of them.
@@ -115,6 +115,6 @@ def _ray_hebo(scratch: Path, trials: int) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--trials", type=int, default=48)
     for name, value in measure(parser.parse_args().trials).items():
         print(f"{name}: {value:.4g}")

@@ -35,7 +35,7 @@ ROWS: list[tuple[str, str, str, str, str]] = [
     ),
     (
         "search",
-        "part of the time that 8 slots wait for a proposal: 64 trials of 1 to 10 epochs of 2 s",
+        "part of the time that 8 slots wait for a proposal: 48 trials of 1 to 10 epochs of 2 s",
         "HEBO: {hebo:.3f}, Optuna's GP: {optuna_gp:.3f}, BOHB: {bohb:.5f}",
         "Ray Tune's HEBOSearch: {ray_hebo:.2f}",
         "",
