@@ -101,7 +101,6 @@ class _Controller(TuneController):
             resource_manager_factory=_Unlimited,
         )
         self._class_cache: Any = _Actors()
-        self.update_max_pending_trials()
 
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
         """Nothing: the journal is written already."""

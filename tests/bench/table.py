@@ -1,6 +1,7 @@
 """The README's table of what `make bench` measured, made from results.json."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ ROWS: list[tuple[str, str, str, str, str]] = [
 ]
 SLOTS = (8, 80, 800)
 SCALE = (
-    "| {slots} | {reports:.1f} | {delay:.3f} | {p99:.3f} | {cpus:.2f} | {mib:.0f} | {files:,.0f} |"
+    "| {slots} | {reports:.1f} | {delay:.3f} | {p99:.3f} | {cpus:.2f} | {mib:,.0f} | {files:,.0f} |"
 )
 
 
@@ -110,8 +111,8 @@ def _scale(figures: dict[str, float]) -> list[str]:
     for slots in SLOTS:
         names = {"reports": "reports_per_s", "delay": "delay_s", "p99": "delay_p99_s"}
         names |= {"cpus": "driver_cpus", "mib": "driver_mib", "files": "file_operations_per_minute"}
-        row = {short: figures[f"{name}_{slots}"] for short, name in names.items()}
-        lines.append(SCALE.format(slots=slots, **row))
+        row = {short: figures.get(f"{name}_{slots}", math.nan) for short, name in names.items()}
+        lines.append(SCALE.format(slots=slots, **row).replace("nan", "not measured"))
     return lines
 
 

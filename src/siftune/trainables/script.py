@@ -37,11 +37,7 @@ def mistakes(path: Path, parameters: Iterable[str]) -> list[str]:
         known = _flags(path)
     except UsageError as error:
         return list(error.mistakes)
-    return [
-        f"{path} has no flag --{name}; it has: {', '.join(known)}"
-        for name in parameters
-        if _flag(name, known) is None
-    ]
+    return [_lacks(path, name, known) for name in parameters if _flag(name, known) is None]
 
 
 def run(path: Path, config: Mapping[str, Any], report: Report) -> None:
@@ -71,7 +67,7 @@ def _arguments(path: Path, config: Mapping[str, Any]) -> list[str]:
     for name, value in config.items():
         flag = _flag(name, known)
         if flag is None:
-            raise UsageError(f"{path} has no flag --{name}; it has: {', '.join(known)}")
+            raise UsageError(_lacks(path, name, known))
         if known[flag]:
             words += [flag, str(value)]
         elif value:
@@ -79,6 +75,10 @@ def _arguments(path: Path, config: Mapping[str, Any]) -> list[str]:
         elif (negation := f"--no-{flag[2:]}") in known:
             words.append(negation)
     return words
+
+
+def _lacks(path: Path, name: str, known: Iterable[str]) -> str:
+    return f"{path} has no flag --{name}; it has: {', '.join(known)}"
 
 
 def _flag(name: str, known: Iterable[str]) -> str | None:
