@@ -63,7 +63,7 @@ def measure(trials: int = 256) -> dict[str, float]:
             seconds["ray"] = _ray_tune(few, scratch, reuse_actors=False)
         seconds["optuna"] = _optuna(few, scratch)
         seconds["syne_tune"] = _syne_tune(few, scratch)
-    ratios = {f"{name} / siftune": s / seconds["siftune"] for name, s in seconds.items()}
+    ratios = {f"{name}_ratio": s / seconds["siftune"] for name, s in seconds.items()}
     ratios["warm"] = seconds["ray_reuse_warm"] / seconds["siftune_warm"]
     return {f"{name}_s": s for name, s in seconds.items()} | ratios
 

@@ -15,11 +15,11 @@ ROWS: list[tuple[str, str, str, str, str]] = [
         "nothing, 2 slots",
         "{siftune_s:.3f}",
         "Ray Tune, an actor per trial: {ray_s:.2f}",
-        "{ray / siftune:.0f}",
+        "{ray_ratio:.0f}",
     ),
-    ("overhead", "", "", "Ray Tune, actors reused: {ray_reuse_s:.3f}", "{ray_reuse / siftune:.1f}"),
-    ("overhead", "", "", "Optuna, a process per trial: {optuna_s:.2f}", "{optuna / siftune:.0f}"),
-    ("overhead", "", "", "Syne Tune, local: {syne_tune_s:.2f}", "{syne_tune / siftune:.0f}"),
+    ("overhead", "", "", "Ray Tune, actors reused: {ray_reuse_s:.3f}", "{ray_reuse_ratio:.1f}"),
+    ("overhead", "", "", "Optuna, a process per trial: {optuna_s:.2f}", "{optuna_ratio:.0f}"),
+    ("overhead", "", "", "Syne Tune, local: {syne_tune_s:.2f}", "{syne_tune_ratio:.0f}"),
     (
         "overhead",
         "the same without the start of the two processes",
@@ -89,8 +89,9 @@ def table() -> list[str]:
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     lines = ["| | siftune | beside it | ratio |", "|---|---|---|---|"]
     for name, what, *cells in ROWS:
-        rest = [_filled(cell, results.get(name, {}).get("figures", {})) for cell in cells]
-        if any("{" in cell for cell in rest):
+        try:
+            rest = [cell.format(**results.get(name, {}).get("figures", {})) for cell in cells]
+        except KeyError:
             why = ": no GPU was at hand" if name == "gpu" else ""
             rest = [f"not measured{why}", "", ""]
         lines.append(f"| {what} | {' | '.join(rest)} |")
@@ -114,15 +115,6 @@ def _scale(figures: dict[str, float]) -> list[str]:
         row = {short: figures.get(f"{name}_{slots}", math.nan) for short, name in names.items()}
         lines.append(SCALE.format(slots=slots, **row).replace("nan", "not measured"))
     return lines
-
-
-def _filled(cell: str, figures: dict[str, float]) -> str:
-    for name, value in figures.items():  # str.format reads "a / b" as no name
-        while (begin := cell.find(f"{{{name}:")) >= 0:
-            end = cell.index("}", begin)
-            form = cell[begin + len(name) + 2 : end]
-            cell = cell[:begin] + format(value, form) + cell[end + 1 :]
-    return cell
 
 
 def _machines(results: dict[str, Any]) -> list[str]:
