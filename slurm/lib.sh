@@ -5,6 +5,8 @@
 NODE=${SLURMD_NODENAME:-$(uname -n)}
 NODE=${NODE%%.*}
 
+readonly BLOCK=250 # ports, more than Ray needs on a node
+
 log() {
     printf '%s %s: %s\n' "$(date +%H:%M:%S)" "$NODE" "$*" >&2
 }
@@ -55,24 +57,22 @@ address() {
     printf '%s\n' "$found"
 }
 
-# free_ports COUNT SEED: the first of COUNT ports in a row that nothing on this node uses. All are
-# below the ephemeral range, where the kernel might give one away between the look and the use;
-# two jobs on a node begin to look at different places.
+# free_ports COUNT NUMBER: the first of COUNT ports in a row that nothing on this node uses. All are
+# below the ephemeral range, where the kernel might give one away between the look and the use. Two
+# jobs that look at once see the same: each begins with the block of its number, of BLOCK ports.
 free_ports() {
-    local count=$1 first=$((10000 + $2 % 400 * 50)) top used port tries
+    local count=$1 number=$2 top used blocks tries first port
     read -r top _ < /proc/sys/net/ipv4/ip_local_port_range
     ((top > 32768 || top < 20000)) && top=32768
     used=$(used_ports)
-    for ((tries = 0; tries < 2000; tries++)); do
-        ((first + count < top)) || first=10000
+    blocks=$(((top - 10000) / BLOCK))
+    for ((tries = 0; tries < blocks; tries++)); do
+        first=$((10000 + (number + tries * 17) % blocks * BLOCK))
         for ((port = first; port < first + count; port++)); do
-            [[ $used == *" $port "* ]] && break
+            [[ $used == *" $port "* ]] && continue 2
         done
-        if ((port == first + count)); then
-            printf '%s\n' "$first"
-            return
-        fi
-        first=$((port + 1))
+        printf '%s\n' "$first"
+        return
     done
     die "no $count free ports in a row on $NODE"
 }

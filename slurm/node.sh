@@ -7,9 +7,10 @@ set -euo pipefail
 readonly WAIT_S=120   # for the head to listen
 readonly ROOM_MIB=512 # on the node's own disk
 readonly LIVES=10     # of Ray on a worker, which is started again when it ends
+readonly STARTS=3     # of Ray, that fail
 
 main() {
-    local project=$1 site=$2 image=$3 life
+    local project=$1 site=$2 image=$3 life failed=0
     job=$4
     source "$project/slurm/lib.sh"
     load_site "$project" "$site"
@@ -32,11 +33,16 @@ main() {
     trap 'patience_s=2; exit 0' TERM
     for ((life = 1; life <= LIVES; life++)); do
         run_ray
-        # A head that is lost has taken the study along. A worker that was cut off, or killed, is
-        # told to end when it comes back, and is welcome again.
-        [[ $role == worker ]] || break
-        grep -q 'Ray runtime started' "$job/log/$me" || break
-        log "Ray ended on this node: it is started again"
+        if grep -q 'Ray runtime started' "$job/log/$me"; then
+            # A head that is lost has taken the study along. A worker that was cut off, or killed,
+            # is told to end when it comes back, and is welcome again.
+            [[ $role == worker ]] || break
+            log "Ray ended on this node: it is started again"
+        else
+            # A port was taken between the look and the use, or in a way that no look can see.
+            ((++failed < STARTS)) || break
+            log "Ray did not start on this node: it is tried again; the end of its log: $(tail -n 5 "$job/log/$me")"
+        fi
     done
     refuse "Ray ended by itself; the end of its log: $(tail -n 5 "$job/log/$me")"
 }
@@ -93,19 +99,21 @@ architecture_of() {
 
 # start_ray: becomes ray start, head or worker
 start_ray() {
-    local ip port first memory_mib store_mib shm_mib
+    local ip first port memory_mib store_mib shm_mib
     local -a ray
-    IFS=: read -r ip port < "$job/address"
+    ip=$(address "$INTERFACE")
+    first=$(free_ports 207 $((SLURM_JOB_ID + failed)))
     if [[ $role == head ]]; then
+        port=$((first + 206))
+        printf '%s:%s\n' "$ip" "$port" > "$job/address.new"
+        mv "$job/address.new" "$job/address"
         # A node that is out of reach is given up after half a minute, not after a whole one.
         export RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=4
         # Without Ray's autoscaler and dashboard: the cluster is what Slurm gave.
         ray=(ray start --head --port="$port" --no-monitor --include-dashboard=false)
     else
-        ray=(python -m siftune.join "$ip:$port" "$WAIT_S" start --address="$ip:$port")
-        ip=$(address "$INTERFACE")
+        ray=(python -m siftune.join "$job/address" "$WAIT_S" start)
     fi
-    first=$(free_ports 206 $((SLURM_JOB_ID + 7)))
     memory_mib=${SLURM_MEM_PER_NODE:-$MEM_PER_NODE_MIB}
     shm_mib=$(df -Pm /dev/shm | awk 'NR == 2 {print $4}')
     # Trials exchange little through Ray: a tenth of the memory, at most 2 GiB, half of /dev/shm.

@@ -219,7 +219,6 @@ def _join(directory: Path) -> None:
     """
     import ray
 
-    address = (directory / "address").read_text().strip()
     head = _nodes_of(directory)[0]
     deadline = time.monotonic() + _HEAD_S
 
@@ -235,7 +234,7 @@ def _join(directory: Path) -> None:
 
     import ray.tune  # takes as long as the head does
 
-    await_head(address, check)
+    address = await_head(directory / "address", check)
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     (directory / "joined").touch()  # from here on a loss is the cluster's
 
@@ -266,26 +265,28 @@ def _log_tail(directory: Path, node: str) -> str:
         return "there is none"
 
 
-def await_head(address: str, check: Callable[[], None]) -> None:
-    """Returns once the head of a Ray cluster takes drivers and nodes.
+def await_head(file: Path, check: Callable[[], None]) -> str:
+    """The address of a job's head, once it takes drivers and nodes. The head writes it to `file`.
 
     `check` is called between two looks; it sleeps, and raises to give up. To who comes when the
     head's port answers but its node is not yet known, a second later, Ray says to come back in 2.
     """
-    host, _, port = address.rpartition(":")
-    while not _listens(host, int(port)):
+    while (address := _answering(file)) is None:
         check()
-    gcs = importlib.import_module("ray._raylet").GcsClient(address=address)
-    while not gcs.get_all_node_info(timeout=30):
-        check()
+    return address
 
 
-def _listens(host: str, port: int) -> bool:
+def _answering(file: Path) -> str | None:
+    from ray.exceptions import RayError
+
     try:
-        socket.create_connection((host, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+        address = file.read_text().strip()
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=1).close()
+        gcs = importlib.import_module("ray._raylet").GcsClient(address=address)
+        return address if gcs.get_all_node_info(timeout=10) else None
+    except (OSError, RayError):  # not there yet, or the port is another program's
+        return None
 
 
 def _alive() -> set[str]:

@@ -91,4 +91,6 @@ def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cl
     assert job.status() == 0, said
     assert_nothing_was_trained_twice(study, trials=24)
     assert causes(study) == {"lost"}
+    # After kill -9 nobody is left to do this.
+    cluster.check("root", "rm", "-rf", f"/tmp/sift-{job.number}", place="node2")
     job.await_nothing_left()

@@ -106,6 +106,41 @@ def test_two_accounts_on_one_node_do_not_notice_each_other(
         cluster.check("root", "scontrol", "update", others, "state=resume")
 
 
+TAKE = """
+import socket, sys, time
+taken = [socket.socket() for _ in sys.argv[1:]]
+for one, port in zip(taken, sys.argv[1:]):
+    one.bind(("0.0.0.0", int(port)))  # and no listen: in no list of the ports in use
+print("taken", flush=True)
+time.sleep(600)
+"""
+
+
+def test_ports_that_another_account_has_taken_are_left_to_it(
+    cluster: Cluster, submit: Callable[..., Job], checkout: str, data: str
+) -> None:
+    config = cluster.check("hpc1", "scontrol", "show", "config")
+    number = re.search(r"NEXT_JOB_ID\s*=\s*(\d+)", config)
+    assert number, config
+    look = f"source {checkout}/slurm/lib.sh; free_ports 207 {number[1]}"
+    first = int(cluster.check("hpc1", "bash", "-c", look))
+    cluster.await_idle()
+    take = ["python", "-c", TAKE, str(first + 1), str(first + 206)]
+    squatter = cluster.start(
+        "hpc2", "apptainer", "--silent", "exec", f"{checkout}/tune.sif", *take, place="node1"
+    )
+    try:
+        assert squatter.stdout
+        assert squatter.stdout.readline().strip() == "taken"
+        flags = f"{SMALL} --trials 1 --scheduler none --data {data}"
+        job = submit(GPUS=1, PARTITION="shared", NAME="s", ARGS=flags)
+        said = job.wait()
+        assert "node1: Ray did not start on this node: it is tried again" in said
+        assert job.status() == 0, said
+    finally:
+        squatter.kill()
+
+
 @pytest.mark.parametrize(
     ("prepare", "variables", "words"),
     [
