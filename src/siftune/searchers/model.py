@@ -32,6 +32,7 @@ class ModelBased(Searcher):
         self.startup = startup
         self.configs: list[Config] = []
         self._scores: list[float | None] = []
+        self._known = 0  # of them
         # Libraries stumble over coordinates that have one value, and have nothing to learn there.
         self.free: dict[str, Domain] = {
             name: p.domain for name, p in space.parameters.items() if not is_fixed(p.domain)
@@ -47,6 +48,7 @@ class ModelBased(Searcher):
     def learn(self, config: Config, score: float | None) -> None:
         self.configs.append(config)
         self._scores.append(score)
+        self._known += score is not None
 
     @property
     def scores(self) -> list[float]:
@@ -69,7 +71,7 @@ class ModelBased(Searcher):
         return self.processes > 0 and self._has_model()
 
     def _has_model(self) -> bool:
-        return sum(score is not None for score in self._scores) >= self.startup
+        return self._known >= self.startup
 
     def config(self, coordinates: dict[str, float]) -> Config:
         """The config at these coordinates of the free parameters."""

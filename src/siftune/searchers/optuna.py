@@ -1,6 +1,5 @@
 """Optuna's samplers, through its public ask-and-tell interface."""
 
-import functools
 import math
 
 import numpy as np
@@ -21,11 +20,16 @@ from siftune.space import Config, Space
 
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "qmc")
 
+# TPE goes through all its trials for each proposal, and takes its 25 best for good ones. It keeps
+# between once and twice this many, the best of them for sure.
+TPE_KEEPS, TPE_KEEPS_BEST = 250, 50
+
 
 class Optuna(ModelBased):
     """One of Optuna's samplers (Akiba et al. 2019), on the coordinates of the space.
 
-        tpe    tree-structured Parzen estimator, multivariate, with a constant liar (Watanabe 2023)
+        tpe    tree-structured Parzen estimator, multivariate, with a constant liar (Watanabe 2023),
+               on the best trials and a sample of the others where there are hundreds
         gp     Gaussian process with expected improvement
         cmaes  CMA-ES on the numbers, beside TPE on the categories, which CMA-ES does not know
         nsga2  a genetic algorithm
@@ -45,6 +49,7 @@ class Optuna(ModelBased):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._name, self._startup = sampler, startup
         self._study = optuna.create_study(sampler=self._sampler(seed))
+        self._asker = self._new_asker()
         # In Optuna's own order.
         self._distributions = {name: _distribution(self.free[name]) for name in sorted(self.free)}
         self._numbers: dict[str, int] = {}  # Optuna's number of each running trial
@@ -67,8 +72,7 @@ class Optuna(ModelBased):
             coordinates = dict(trial.params)
         return coordinates | (self._cmaes.ask(rng) if self._cmaes else {})
 
-    @functools.cached_property
-    def _asker(self) -> FrozenTrial:
+    def _new_asker(self) -> FrozenTrial:
         """The trial on whose behalf TPE is asked: a running one without parameters, which the
         sampler leaves out."""
         number = self._study.ask().number
@@ -83,10 +87,13 @@ class Optuna(ModelBased):
 
     def begin(self, trial: str, config: Config) -> None:
         super().begin(trial, config)
+        self._add_running(trial)
+
+    def _add_running(self, trial: str) -> None:
         self._study.add_trial(
             optuna.create_trial(
                 state=TrialState.RUNNING,
-                params=self.coordinates(config),
+                params=self.coordinates(self.running[trial]),
                 distributions=self._distributions,
             )
         )
@@ -96,11 +103,11 @@ class Optuna(ModelBased):
         coordinates = self.coordinates(self.running[trial])
         super().end(trial, score)
         number = self._numbers.pop(trial)
-        if all(score is None for score in self._scores):
+        if not self._known:
             # Nothing is known yet that a failure could be measured by.
             self._study.tell(number, state=TrialState.PRUNED)
             return
-        told = self.scores[-1]
+        told = self.scores[-1] if score is None else score
         if isinstance(self._study.sampler, _Nsga2):
             # Optuna stamps a trial with its generation when it is asked for. Here that happens when
             # it ends: then generations depend on the results alone, and each is full exactly once.
@@ -109,6 +116,25 @@ class Optuna(ModelBased):
         self._study.tell(number, told)
         if self._cmaes:
             self._cmaes.tell(coordinates, told)
+        if isinstance(self._study.sampler, TPESampler):
+            self._forget()
+
+    def _forget(self) -> None:
+        """Leaves TPE the best trials and some of the others, whenever it has twice as many."""
+        states = (TrialState.COMPLETE,)
+        ended = self._study.get_trials(deepcopy=False, states=states)
+        if len(ended) < 2 * TPE_KEEPS:
+            return
+        by_score = sorted(ended, key=lambda trial: (trial.value, trial.number))
+        best, others = by_score[:TPE_KEEPS_BEST], by_score[TPE_KEEPS_BEST:]
+        rng = np.random.default_rng([self.seed, len(self.configs)])
+        chosen = rng.choice(len(others), TPE_KEEPS - TPE_KEEPS_BEST, replace=False)
+        kept = best + [others[i] for i in chosen]
+        self._study = optuna.create_study(sampler=self._study.sampler)
+        self._study.add_trials(sorted(kept, key=lambda trial: trial.number))
+        self._asker = self._new_asker()
+        for trial in self._numbers:
+            self._add_running(trial)
 
 
 class _Nsga2(NSGAIISampler):
