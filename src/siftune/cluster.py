@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from siftune import imports
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -232,7 +234,8 @@ def _join(directory: Path) -> None:
             )
         time.sleep(0.2)
 
-    import ray.tune  # takes as long as the head does
+    with imports.uncollected():
+        import ray.tune  # takes as long as the head does
 
     address = await_head(directory / "address", check)
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from siftune import ahead, cluster, console, journal, lease
+from siftune import ahead, cluster, console, imports, journal, lease
 from siftune.errors import UsageError
 from siftune.journal import Journal, StorageError
 from siftune.lease import Lease
@@ -124,7 +124,8 @@ def _run(
                 print(f"see to that, then --resume {study.name}", file=sys.stderr, flush=True)
 
             with cluster.connect(lost, view.say), _signals() as received:
-                from siftune import tuner
+                with imports.uncollected():
+                    from siftune import tuner
 
                 unseen_s = _unseen_s(directory, events)
                 clock = _Clock(progress, log, driver, received, unseen_s=unseen_s)

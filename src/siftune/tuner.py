@@ -32,7 +32,8 @@ from ray.tune.error import TuneError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment
 from ray.tune.experiment import Trial as RayTrial
-from ray.tune.result import RESULT_DUPLICATE, SHOULD_CHECKPOINT
+from ray.tune.experiment.trial import _TrialInfo
+from ray.tune.result import RESULT_DUPLICATE, SHOULD_CHECKPOINT, TRIAL_INFO
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 from ray.tune.trainable.function_trainable import FunctionTrainable, wrap_function
@@ -101,6 +102,35 @@ class _Controller(TuneController):
             resource_manager_factory=_Unlimited,
         )
         self._class_cache: Any = _Actors()
+        self._begun: RayTrial | None = None
+
+    def _schedule_trial_reset(self, trial: RayTrial, new_config: Any, tag: str) -> None:
+        """One call for a trial's start in a warm process and its first epoch, not two."""
+        if trial.latest_checkpoint_result:
+            super()._schedule_trial_reset(trial, new_config, tag)
+            return
+        trial.set_experiment_tag(tag)
+        trial.set_config(new_config)
+        self._resetting_trials.add(trial)
+        self._callbacks.on_trial_start(iteration=self._iteration, trials=self._trials, trial=trial)
+        self._schedule_trial_task(
+            trial=trial,
+            method_name="begin",
+            args=(dict(new_config) | {TRIAL_INFO: _TrialInfo(trial)}, trial.storage),
+            on_result=self._on_first_result,
+            on_error=self._trial_task_failure,
+        )
+
+    def _on_first_result(self, trial: RayTrial, result: dict[str, Any]) -> None:
+        self._begun = trial
+        self._on_trial_reset(trial, success=True)
+        self._on_training_result(trial, result)
+
+    def _schedule_trial_train(self, trial: RayTrial) -> None:
+        if trial is self._begun:
+            self._begun = None
+        else:
+            super()._schedule_trial_train(trial)
 
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
         """Nothing: the journal is written already."""
@@ -152,6 +182,11 @@ def _ray_trainable(trainable: Trainable) -> type[FunctionTrainable]:
             if RESULT_DUPLICATE not in result:
                 metrics = {k: _plain(v) for k, v in result.items() if k not in _RAY_METRICS}
                 result[_REPORT] = _Report(metrics, *_whereabouts())
+            return result
+
+        def begin(self, config: dict[str, Any], storage: Any) -> dict[str, Any]:
+            self.reset(config, storage=storage)
+            result: dict[str, Any] = self.train()
             return result
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from siftune import registry
+from siftune import imports, registry
 from siftune.errors import UsageError
 from siftune.space import Config
 from siftune.trainables import script
@@ -92,7 +92,8 @@ class Trainable:
 
 
 def module(name: str) -> ModuleType:
-    return importlib.import_module(TRAINABLES[name])
+    with imports.uncollected():
+        return importlib.import_module(TRAINABLES[name])
 
 
 def default_space(name: str) -> dict[str, Any]:
@@ -140,7 +141,8 @@ def load_file(path: Path) -> ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(loaded)
+        with imports.uncollected():
+            spec.loader.exec_module(loaded)
     except Exception as error:
         del sys.modules[name]
         raise UsageError(f"{path} fails when imported: {type(error).__name__}: {error}") from error
