@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
         help="evaluate the weights that it names, on the validation and the test set",
     )
     p.add_argument("--preset", default="mnist", metavar="mnist|quick", help="[mnist]")
-    p.add_argument("--trainable", metavar="mnist|FILE.py:FUNC|SCRIPT.py")
+    p.add_argument("--trainable", metavar="mnist|resnet18|sklearn|FILE.py:FUNC|SCRIPT.py")
     p.add_argument("--trainable-arg", action="append", default=[], metavar="NAME=VALUE")
     p.add_argument("--space", metavar="FILE.py:NAME|FILE.yaml")
     p.add_argument(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PRESETS = ("mnist", "quick")
+TRAINABLES = ("mnist", "resnet18", "sklearn")
 SEARCHERS = ("auto", "random", "grid", "optuna", "hebo", "bohb", "bayesopt")
 SCHEDULERS = ("none", "asha", "hyperband", "bohb", "median", "pbt")
 
@@ -22,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     what = p.add_argument_group("what is searched")
     what.add_argument("--preset", default="mnist", metavar="|".join(PRESETS), help="[mnist]")
     what.add_argument("--config", type=Path, metavar="study.yaml", help="a whole study")
-    what.add_argument("--trainable", metavar="mnist|FILE.py:FUNC|SCRIPT.py")
+    what.add_argument("--trainable", metavar="|".join((*TRAINABLES, "FILE.py:FUNC|SCRIPT.py")))
     what.add_argument("--trainable-arg", action="append", default=[], metavar="NAME=VALUE")
     what.add_argument("--space", metavar="FILE.py:NAME|FILE.yaml")
     what.add_argument(

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from siftune import registry
+from siftune import registry, trainables
 from siftune.domains import Choice
 from siftune.errors import UsageError
 from siftune.schedulers import SCHEDULERS
@@ -128,6 +128,8 @@ def read(
     UsageError with every mistake.
     """
     values = _merge(layers)
+    if values.get("trainable") in trainables.TRAINABLES and "metric" not in values:
+        values["metric"], values["mode"] = "val_accuracy", "max"  # of all of ours
     mistakes = [
         f"unknown entry {name!r}; a study has: {', '.join(FIELDS)}"
         for name in values
@@ -191,8 +193,6 @@ def _merge(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _space(values: Mapping[str, Any]) -> Space:
-    from siftune import trainables
-
     if (given := values.get("space")) is not None:
         if isinstance(given, Space):
             return given

@@ -51,3 +51,16 @@ def test_an_example_overwrites_nothing(tmp_path: Path) -> None:
     unknown = command("new", "template", here=tmp_path)
     assert unknown.returncode == 2
     assert "known: function, generator, script" in unknown.stderr
+
+
+def test_a_study_without_torch_or_images(tmp_path: Path) -> None:
+    study = ["--trainable", "sklearn", "--trials", "4", "--set", "epochs=5", "--name", "s"]
+    done = command("tune", *study, here=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tested = command("train", "--from", "results/s/best.json", here=tmp_path)
+    assert tested.returncode == 0, tested.stderr
+    figures = dict(line.split(": ") for line in tested.stdout.splitlines())
+    best = json.loads((tmp_path / "results" / "s" / "best.json").read_text())
+    assert "best val_accuracy 0." in done.stdout
+    assert float(figures["val_accuracy"]) == pytest.approx(best["metrics"]["val_accuracy"], 1e-5)
+    assert float(figures["test_accuracy"]) > 0.8

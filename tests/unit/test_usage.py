@@ -160,9 +160,10 @@ def test_the_flags_list_what_the_catalogues_hold() -> None:
     from siftune.schedulers import SCHEDULERS
     from siftune.searchers import SEARCHERS
     from siftune.study import PRESETS
+    from siftune.trainables import TRAINABLES
 
     said = subprocess.run(
         [sys.executable, TUNE, "--help"], check=True, capture_output=True, text=True
     ).stdout
-    for names in (("auto", *SEARCHERS), SCHEDULERS, PRESETS):
+    for names in (TRAINABLES, ("auto", *SEARCHERS), SCHEDULERS, PRESETS):
         assert "|".join(names) in said

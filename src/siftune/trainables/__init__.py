@@ -3,7 +3,7 @@
 Two kinds. One of ours is a module with
 
     SPACE                          its default space
-    prepare(data)                  fetches what it needs, once, before any trial
+    prepare(data, **options)       fetches what it needs, once, before any trial
     epochs(config, *, start, seed, data, **options)
                                    yields (metrics, save) once per epoch
     evaluate(directory, *, seed, data, **options)
@@ -32,7 +32,11 @@ from siftune.errors import UsageError
 from siftune.space import Config
 from siftune.trainables import script
 
-TRAINABLES = {"mnist": "siftune.trainables.mnist"}
+TRAINABLES = {
+    "mnist": "siftune.trainables.mnist",
+    "resnet18": "siftune.trainables.resnet18",
+    "sklearn": "siftune.trainables.sklearn",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +72,7 @@ class Trainable:
     def prepare(self) -> None:
         """Fetches data, before any trial starts. Raises DataError where it cannot."""
         if self.name in TRAINABLES:
-            module(self.name).prepare(self.data)
+            module(self.name).prepare(self.data, **self.options)
 
     def train(self, config: Config) -> None:
         """Trains one trial inside Ray Tune, from Tune's checkpoint if there is one."""

@@ -66,7 +66,7 @@ CLASSES = 10
 VALIDATION_BATCH = 500
 
 
-def prepare(data: Path) -> None:
+def prepare(data: Path, *, images: int | None = None) -> None:
     """Fetches MNIST to `data`, once, before any trial. Raises DataError where it cannot."""
     ensure_mnist(data)
 

@@ -1,0 +1,212 @@
+"""The trainable `resnet18`: torchvision's ResNet-18 on a folder of images, from scratch or from
+given weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import SGD, AdamW, Optimizer
+from torchvision.datasets import ImageFolder
+from torchvision.models import resnet18
+from torchvision.transforms.v2 import functional as images
+
+from siftune.data import DataError
+from siftune.trainables.loop import (
+    Metrics,
+    Save,
+    Training,
+    default_device,
+    load_state,
+    plain,
+    reproducible,
+    run_epochs,
+)
+from siftune.trainables.mnist import set_rates
+
+# The space of a study that names no other.
+SPACE: dict[str, Any] = {
+    "lr": tune.loguniform(1e-4, 1e-1),
+    "batch_size": tune.choice([32, 64, 128]),
+    "optimizer": tune.choice(["sgd", "adamw"]),
+    "weight_decay": tune.loguniform(1e-6, 1e-1),
+    "label_smoothing": tune.uniform(0.0, 0.2),
+    "scheduler": tune.choice(["none", "cosine", "onecycle"]),
+    "flip": tune.choice([True, False]),
+    "epochs": 10,
+}
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": partial(SGD, momentum=0.9, nesterov=True),
+    "adamw": AdamW,
+}
+LEAST_SIZE = 64
+VALIDATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Images:
+    """Bytes [N, 3, size, size] and class numbers, int64 [N], of two disjoint parts of a folder, and
+    mean and deviation of the training part's bytes, [3, 1, 1]. All on one device."""
+
+    train: tuple[Tensor, Tensor]
+    val: tuple[Tensor, Tensor]
+    mean: Tensor
+    deviation: Tensor
+    classes: int
+
+
+def prepare(data: Path, *, folder: str = "", size: int = 64, weights: str = "") -> None:
+    """Looks for the images, before any trial. Raises DataError where there are none."""
+    if not folder:
+        raise DataError(
+            "resnet18 needs images: --trainable-arg folder=DIR, with one folder a class"
+        )
+    _folder(Path(folder))
+    if weights and not Path(weights).is_file():
+        raise DataError(f"there are no weights {weights}")
+    if not isinstance(size, int) or size < LEAST_SIZE:  # of less, the last layers see a point
+        raise DataError(f"resnet18: size must be at least {LEAST_SIZE}, got {size!r}")
+
+
+def epochs(
+    config: dict[str, Any],
+    *,
+    start: Path | None,
+    seed: int,
+    data: Path,
+    folder: str = "",
+    size: int = 64,
+    weights: str = "",
+) -> Iterator[tuple[Metrics, Save]]:
+    """Trains on the images of `folder`, one folder a class, each scaled and cut to `size` × `size`;
+    a fifth of them is for validation.
+
+    `weights`: a state dict of torchvision's resnet18 to begin from, whatever its last layer. All
+    images are decoded once per process and stay on the device. Metrics: `loss`, `val_loss`,
+    `val_accuracy` (0 to 1), `epoch`, `samples_per_s`. See `run_epochs` for `start` and saving, and
+    for what is raised.
+    """
+    config = plain(config)
+    device = default_device()
+    found = _load(folder, size, seed, device)
+    with reproducible(seed, 0, device):
+        model = _model(found.classes, weights).to(device)
+    optimizer = OPTIMIZERS[config["optimizer"]](
+        model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"]
+    )
+
+    def batch_loss(batch: Tensor) -> Tensor:
+        some = _normalised(found, found.train[0][batch])
+        if config["flip"]:
+            mirrored = torch.rand(len(some), device=device) < 0.5
+            some = torch.where(mirrored[:, None, None, None], some.flip(3), some)
+        return functional.cross_entropy(
+            model(some), found.train[1][batch], label_smoothing=config["label_smoothing"]
+        )
+
+    training = Training(
+        config=config,
+        model=model,
+        optimizer=optimizer,
+        batch_loss=batch_loss,
+        validate=partial(_score, model, found),
+        set_rates=partial(set_rates, optimizer, config),
+        samples=len(found.train[0]),
+        batch_size=config["batch_size"],
+        epochs=config["epochs"],
+        device=device,
+    )
+    yield from run_epochs(training, start=start, seed=seed)
+
+
+def evaluate(
+    directory: Path,
+    *,
+    seed: int,
+    data: Path,
+    folder: str = "",
+    size: int = 64,
+    weights: str = "",
+) -> dict[str, float]:
+    """`val_loss` and `val_accuracy` of the weights in `directory`."""
+    device = default_device()
+    found = _load(folder, size, seed, device)
+    model = _model(found.classes, "").to(device)
+    model.load_state_dict(load_state(directory, device)["model"])
+    return _score(model, found)
+
+
+def _model(classes: int, weights: str) -> nn.Module:
+    model = resnet18(num_classes=classes)
+    if weights:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        kept = {name: value for name, value in state.items() if not name.startswith("fc.")}
+        missing, unknown = model.load_state_dict(kept, strict=False)
+        if unknown or missing != ["fc.weight", "fc.bias"]:
+            raise ValueError(f"{weights} are not weights of torchvision's resnet18")
+    return model.to(memory_format=torch.channels_last)
+
+
+def _normalised(found: Images, some: Tensor) -> Tensor:
+    """Bytes [B, 3, S, S] to float32 of mean 0 and deviation 1 in each channel."""
+    return (some.float() - found.mean) / found.deviation
+
+
+@torch.inference_mode()
+def _score(model: nn.Module, found: Images) -> Metrics:
+    model.eval()
+    loss = torch.zeros((), device=found.mean.device)
+    correct = torch.zeros((), device=found.mean.device, dtype=torch.int64)
+    for some, truth in zip(*(part.split(VALIDATION_BATCH) for part in found.val), strict=True):
+        logits = model(_normalised(found, some))
+        loss += functional.cross_entropy(logits, truth, reduction="sum")
+        correct += (logits.argmax(1) == truth).sum()
+    count = len(found.val[0])
+    return {"val_loss": loss.item() / count, "val_accuracy": correct.item() / count}
+
+
+def _folder(folder: Path) -> ImageFolder:
+    try:
+        return ImageFolder(str(folder))
+    except OSError as error:
+        raise DataError(f"no folder of images, one folder a class: {error}") from None
+
+
+@lru_cache(maxsize=1)
+def _load(folder: str, size: int, seed: int, device: torch.device) -> Images:
+    found = _folder(Path(folder))
+    pixels = torch.empty(len(found), 3, size, size, dtype=torch.uint8)
+    for number, (picture, _) in enumerate(found):
+        scaled = images.resize(images.pil_to_tensor(picture), [size], antialias=True)
+        pixels[number] = images.center_crop(scaled, [size, size])
+    labels = torch.tensor(found.targets)
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
+    val, train = order[: len(order) // 5], order[len(order) // 5 :]
+    if not len(val):
+        raise DataError(f"{folder}: {len(found)} images are too few")
+    mean, deviation = _statistics(pixels[train])
+    return Images(
+        train=(pixels[train].to(device), labels[train].to(device)),
+        val=(pixels[val].to(device), labels[val].to(device)),
+        mean=mean.view(3, 1, 1).to(device),
+        deviation=deviation.view(3, 1, 1).to(device),
+        classes=len(found.classes),
+    )
+
+
+def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel, [3], without a copy as floats."""
+    values = torch.arange(256.0)
+    shares = [torch.bincount(pixels[:, c].flatten(), minlength=256).float() for c in range(3)]
+    share = torch.stack([counts / counts.sum() for counts in shares])
+    mean = (share * values).sum(1)
+    deviation = (share * (values - mean[:, None]) ** 2).sum(1).sqrt()
+    return mean, deviation.clamp(min=1)

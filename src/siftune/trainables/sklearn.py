@@ -1,0 +1,190 @@
+"""The trainable `sklearn`: a linear classifier of scikit-learn on a table, without a GPU."""
+
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray import tune
+from sklearn.datasets import load_digits
+from sklearn.linear_model import SGDClassifier
+from sklearn.metrics import log_loss
+
+from siftune.data import DataError
+from siftune.space import when
+from siftune.trainables.loop import Metrics, Save
+
+# The space of a study that names no other.
+SPACE: dict[str, Any] = {
+    "lr": tune.loguniform(1e-4, 1.0),
+    "alpha": tune.loguniform(1e-7, 1e-1),
+    "l1_ratio": tune.uniform(0.0, 1.0),
+    "loss": tune.choice(["log_loss", "modified_huber"]),
+    "schedule": tune.choice(["constant", "invscaling"]),
+    "power_t": when("schedule == 'invscaling'", tune.uniform(0.1, 0.5)),
+    "epochs": 20,
+}
+
+STATE_FILE = "state.npz"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Standardised features, float64 [N, F], and class numbers, int64 [N], of three disjoint parts
+    of a table: three fifths for training, one each for validation and test."""
+
+    train: tuple[Floats, NDArray[np.int64]]
+    val: tuple[Floats, NDArray[np.int64]]
+    test: tuple[Floats, NDArray[np.int64]]
+    classes: int
+
+
+def prepare(data: Path, *, table: str = "", target: str = "") -> None:
+    """Reads the table, before any trial. Raises DataError where it cannot."""
+    _load(table, target, seed=0)
+
+
+def epochs(
+    config: dict[str, Any],
+    *,
+    start: Path | None,
+    seed: int,
+    data: Path,
+    table: str = "",
+    target: str = "",
+) -> Iterator[tuple[Metrics, Save]]:
+    """Trains on `table`, a CSV file with a line of names and numbers in all columns but `target`,
+    the class; or on scikit-learn's own handwritten digits. After each epoch its metrics and a
+    function that saves.
+
+    Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`. `save(directory)` writes one
+    file, state.npz, and `start` is such a directory. An interrupted training equals an
+    uninterrupted one. Raises ValueError for a config that cannot be, FloatingPointError if it
+    diverges.
+    """
+    parts = _load(table, target, seed=seed)
+    model, done = _build(config, parts), 0
+    if start is not None:
+        done = _restore(model, start)
+    features, labels = parts.train
+    for epoch in range(done + 1, config["epochs"] + 1):
+        order = np.random.default_rng([seed, epoch]).permutation(len(labels))
+        try:
+            model.partial_fit(features[order], labels[order], classes=range(parts.classes))
+        except ValueError as error:  # scikit-learn's word for an overflow
+            raise FloatingPointError(f"{error} in epoch {epoch} at lr {config['lr']:g}") from None
+        metrics = {"loss": _score(model, *parts.train)[0], "epoch": float(epoch)}
+        metrics["val_loss"], metrics["val_accuracy"] = _score(model, *parts.val)
+        if not all(map(math.isfinite, metrics.values())):
+            raise FloatingPointError(
+                f"a loss is not finite in epoch {epoch} at lr {config['lr']:g}"
+            )
+        yield metrics, partial(_save, model, epoch)
+
+
+def evaluate(
+    directory: Path, *, seed: int, data: Path, table: str = "", target: str = ""
+) -> dict[str, float]:
+    """`val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` of the weights in `directory`."""
+    parts = _load(table, target, seed=seed)
+    model = SGDClassifier()
+    _restore(model, directory)
+    figures = {}
+    for name, part in (("val", parts.val), ("test", parts.test)):
+        figures[f"{name}_loss"], figures[f"{name}_accuracy"] = _score(model, *part)
+    return figures
+
+
+def _build(config: dict[str, Any], table: Table) -> SGDClassifier:
+    return SGDClassifier(
+        loss=config["loss"],
+        penalty="elasticnet",
+        alpha=config["alpha"],
+        l1_ratio=config["l1_ratio"],
+        learning_rate=config["schedule"],
+        eta0=config["lr"],
+        power_t=config.get("power_t", 0.5),
+        shuffle=False,  # the order is drawn from the seed and the epoch
+    )
+
+
+def _score(
+    model: SGDClassifier, features: Floats, labels: NDArray[np.int64]
+) -> tuple[float, float]:
+    """Mean loss and accuracy (0 to 1)."""
+    probabilities = model.predict_proba(features)
+    loss = log_loss(labels, probabilities, labels=model.classes_)
+    return float(loss), float((model.classes_[probabilities.argmax(1)] == labels).mean())
+
+
+def _save(model: SGDClassifier, epoch: int, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    unfinished = directory / f".{STATE_FILE}.part"
+    with unfinished.open("wb") as file:
+        np.savez(
+            file,
+            epoch=epoch,
+            loss=model.loss,
+            steps=model.t_,
+            classes=model.classes_,
+            coef=model.coef_,
+            intercept=model.intercept_,
+        )
+    unfinished.replace(directory / STATE_FILE)
+
+
+def _restore(model: SGDClassifier, directory: Path) -> int:
+    """Gives the model what was saved; the number of epochs behind it. No pickle is read."""
+    with np.load(directory / STATE_FILE, allow_pickle=False) as state:
+        model.set_params(loss=str(state["loss"]))
+        model.t_ = float(state["steps"])
+        model.classes_ = state["classes"]
+        model.coef_, model.intercept_ = state["coef"], state["intercept"]
+        model.n_features_in_ = model.coef_.shape[1]
+        return int(state["epoch"])
+
+
+def _load(table: str, target: str, *, seed: int) -> Table:
+    features, names = _read(Path(table), target) if table else load_digits(return_X_y=True)
+    classes, labels = np.unique(names, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    fifth = len(order) // 5
+    test, val, train = order[:fifth], order[fifth : 2 * fifth], order[2 * fifth :]
+    if not fifth or len(np.unique(labels[train])) < len(classes) or len(classes) < 2:
+        raise DataError(f"{table or 'the digits'}: too few lines to tell {len(classes)} classes")
+    mean, deviation = features[train].mean(0), features[train].std(0)
+    scaled = (features - mean) / np.where(deviation > 0, deviation, 1.0)
+
+    def part(rows: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
+        return scaled[rows], labels[rows].astype(np.int64)
+
+    return Table(part(train), part(val), part(test), len(classes))
+
+
+def _read(file: Path, target: str) -> tuple[Floats, list[str]]:
+    """Features and classes of a CSV file."""
+    try:
+        with file.open(newline="") as lines:
+            names, *rows = csv.reader(lines)
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the table {file}: {error}") from None
+    if target not in names:
+        raise DataError(
+            f"{file} has no column {target!r}: --trainable-arg target=… one of {', '.join(names)}"
+        )
+    column = names.index(target)
+    classes = [row.pop(column) for row in rows if row]
+    try:
+        features = np.array([row for row in rows if row], dtype=np.float64)
+    except ValueError as error:
+        raise DataError(f"{file}: every column but {target!r} must hold numbers: {error}") from None
+    if not np.isfinite(features).all():
+        raise DataError(f"{file}: a number is missing, or is not finite")
+    return features, classes

@@ -1,0 +1,86 @@
+"""The trainable `resnet18` learns from a folder of images, and is resumable."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from siftune.data import DataError, load_mnist
+from siftune.trainables import resnet18
+
+CONFIG: dict[str, Any] = {
+    "lr": 3e-4,
+    "batch_size": 8,
+    "optimizer": "adamw",
+    "weight_decay": 1e-4,
+    "label_smoothing": 0.0,
+    "scheduler": "none",
+    "flip": True,
+    "epochs": 3,
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for a core that is busy elsewhere make these small batches crawl."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def digits(mnist_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A folder of a few real digits: two classes of one look, as files."""
+    folder = tmp_path_factory.mktemp("digits")
+    mnist = load_mnist(mnist_directory, seed=0, device="cpu", images=1200)
+    for digit in (0, 1, 7):
+        (folder / str(digit)).mkdir()
+        chosen = mnist.train_images[mnist.train_labels == digit][:40]
+        for number, image in enumerate(chosen):
+            Image.fromarray(image.numpy()).save(folder / str(digit) / f"{number}.png")
+    return {"seed": 0, "data": Path(), "folder": str(folder)}
+
+
+def test_learns_and_goes_on_where_it_stopped(digits: dict[str, Any], tmp_path: Path) -> None:
+    resnet18.prepare(Path(), folder=digits["folder"])
+    whole = []
+    for metrics, save in resnet18.epochs(CONFIG, start=None, **digits):
+        metrics.pop("samples_per_s")
+        whole.append(metrics)
+        if metrics["epoch"] == 2:
+            save(tmp_path)
+    assert whole[-1]["loss"] < 0.5 * whole[0]["loss"]
+    assert whole[-1]["val_accuracy"] > 0.8
+    ((last, _),) = resnet18.epochs(CONFIG, start=tmp_path, **digits)
+    last.pop("samples_per_s")
+    assert last == whole[2]
+    assert resnet18.evaluate(tmp_path, **digits) == {
+        name: value for name, value in whole[1].items() if name.startswith("val_")
+    }
+
+
+def test_begins_from_given_weights(digits: dict[str, Any], tmp_path: Path) -> None:
+    from torchvision.models import resnet18 as original
+
+    weights = tmp_path / "weights.pt"
+    torch.save(original(num_classes=5).state_dict(), weights)
+    begun = resnet18._model(3, str(weights))
+    assert begun.state_dict()["conv1.weight"].equal(torch.load(weights)["conv1.weight"])
+    torch.save({"other": torch.zeros(1)}, weights)
+    with pytest.raises(ValueError, match="not weights of torchvision's resnet18"):
+        resnet18._model(3, str(weights))
+
+
+def test_says_what_is_missing(digits: dict[str, Any], tmp_path: Path) -> None:
+    for options, said in (
+        ({}, "--trainable-arg folder=DIR"),
+        ({"folder": str(tmp_path)}, "one folder a class"),
+        ({"folder": digits["folder"], "size": 32}, "size must be at least 64"),
+        ({"folder": digits["folder"], "weights": "none.pt"}, "there are no weights none.pt"),
+    ):
+        with pytest.raises(DataError, match=said):
+            resnet18.prepare(Path(), **options)
