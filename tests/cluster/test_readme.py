@@ -13,9 +13,39 @@ from tests.cluster.jobs import Job
 README = HERE.parent.parent / "README.md"
 
 
-def commands() -> list[str]:
+# The space of the Turpan page.
+SPACE = """
+from ray import tune
+
+config = {
+    "lr": tune.loguniform(1e-5, 5e-3),
+    "batch_size": tune.choice([16, 32, 64, 128]),
+    "optimizer": tune.choice(["adam", "sgd", "adamw"]),
+    "weight_decay": tune.uniform(0.0, 0.1),
+    "conv1_channels": tune.choice([8, 16, 32, 64]),
+    "conv2_channels": tune.choice([16, 32, 64, 128]),
+    "conv3_channels": tune.choice([0, 16, 32, 64, 128]),
+    "kernel1": tune.choice([3, 5, 7]),
+    "kernel2": tune.choice([3, 5, 7]),
+    "kernel3": tune.choice([3, 5, 7]),
+    "activation": tune.choice(["relu", "gelu", "silu"]),
+    "dropout": tune.uniform(0.0, 0.5),
+    "fc_dim": tune.choice([64, 128, 256, 512]),
+    "scheduler": tune.choice(["none", "cosine", "step", "onecycle"]),
+    "step_size": tune.choice([10, 20, 30]),
+    "gamma": tune.uniform(0.1, 0.9),
+    "epochs": tune.choice([2, 3, 5]),
+    "num_classes": 10,
+}
+"""
+# An epoch of all of MNIST, with the page's DataLoader, in half a minute of a busy core.
+QUICK = "--set epochs=1 --set batch_size=128 --set conv1_channels=8 --set conv2_channels=16 "
+QUICK += "--set conv3_channels=0 --set kernel1=3 --set kernel2=3"
+
+
+def commands(heading: str) -> list[str]:
     """The lines of the first block under the heading."""
-    section = README.read_text().partition("\n## On a cluster\n")[2]
+    section = README.read_text().partition(f"\n{heading}\n")[2]
     block = re.search(r"((?:    .*\n)+)", section)
     assert block
     return [line.strip() for line in block[1].splitlines()]
@@ -32,7 +62,7 @@ class User:
         self.judges: dict[str, Callable[[str], None]] = {
             "make image ": self._image,
             "apptainer run tune.sif data ": self._data,
-            "make submit ": self._submit,
+            "make submit ": self.submit,
             "make status ": self._status,
             "make cancel ": self._cancel,
         }
@@ -51,14 +81,16 @@ class User:
     def _data(self, line: str) -> None:
         assert "MNIST is in data" in self._run(line)
 
-    def _submit(self, line: str) -> None:
+    def train(self, line: str) -> None:
+        assert "loss=" in self._run(line)
+
+    def submit(self, line: str) -> None:
         said = self._run(line)
         number = re.search(r"Submitted batch job (\d+)", said)
-        study = re.search(r"NAME=(\S+)", line)
         assert number, said
-        assert study, "the README gives the study a name"
         job = self._job = Job(self._cluster, "hpc1", self._directory, number[1])
-        self._study = study[1]
+        if study := re.search(r"NAME=(\S+)", line):
+            self._study = study[1]
         poll(
             lambda: "epoch 1 " in job.log() or not job.queued("PD,R"), 600, "a first epoch", job.log
         )
@@ -75,6 +107,16 @@ class User:
         self._run(re.sub(r"\bJOB=\d+", f"JOB={self._job.number}", line))
         self._job.wait(deadline_s=60)
         poll(lambda: self._job is not None and self._job.left() == "", 15, "nothing left")
+
+    def write(self, name: str, text: str) -> None:
+        self._run(f"cat > {name} <<'END'\n{text}\nEND")
+
+    def ended(self) -> str:
+        """What the job has said, once it has ended well."""
+        assert self._job, "nothing was submitted before"
+        said = self._job.wait()
+        assert self._job.status() == 0, said
+        return said
 
     def leave(self) -> None:
         """Ends what a failed test left running."""
@@ -99,8 +141,18 @@ def user(cluster: Cluster, checkout: str, data: str) -> Iterator[User]:
 
 
 def test_every_command_of_the_readme_works_on_a_cluster(user: User) -> None:
-    for line in commands():
+    for line in commands("## On a cluster"):
         line = line.replace("SITE=turpan", "SITE=virtual")
         judge = [judge for words, judge in user.judges.items() if line.startswith(words)]
         assert judge, f"how is this to be judged? {line}"
         judge[0](line)
+
+
+def test_the_script_of_the_turpan_page_runs_as_it_is(user: User) -> None:
+    user.write("mnist_ddp.py", (HERE.parent / "bench" / "page" / "mnist_ddp.py").read_text())
+    user.write("my_space.py", SPACE)
+    train, submit = commands("### From the Turpan page")
+    user.train(f"export APPTAINER_BIND=/work && {train} {QUICK}")
+    submit = submit.replace("SITE=turpan", "SITE=virtual").replace("GPUS=8", "GPUS=2")
+    user.submit(submit.replace("--trials 50", f"--trials 2 {QUICK}"))
+    assert "2 completed" in user.ended()
