@@ -45,7 +45,11 @@ def parser() -> argparse.ArgumentParser:
     budget.add_argument("--trials", metavar="N")
     budget.add_argument("--time-limit", metavar="TIME", help="as 90s, 30m, 4h or 3:30:00")
     budget.add_argument("--cpus-per-trial", metavar="N", help="[1]")
-    budget.add_argument("--gpus-per-trial", metavar="N", help="a fraction packs; [1 if there are]")
+    budget.add_argument(
+        "--gpus-per-trial",
+        metavar="N",
+        help="a fraction packs, of several each trains a part; [1 if there are]",
+    )
     budget.add_argument("--concurrent", metavar="N", help="trials at once; [all that fit]")
     budget.add_argument(
         "--retries", metavar="N", help="of a trial that crashed, hung or ran out of memory; [2]"

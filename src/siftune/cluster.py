@@ -4,6 +4,7 @@ The only Python that reads SLURM_*. Nothing heavy is imported before it is neede
 """
 
 import fcntl
+import functools
 import importlib
 import logging
 import os
@@ -31,13 +32,26 @@ class Node:
     gpus: float
 
     def slots(self, *, cpus_per_trial: float, gpus_per_trial: float) -> int:
-        """How many trials of this size run on the node at once."""
+        """How many trials of this size, at most one GPU, run on the node at once."""
         by_cpu = int(self.cpus / cpus_per_trial + 1e-9)
         if gpus_per_trial == 0:
             return by_cpu
-        if gpus_per_trial < 1:  # a fraction stays on one GPU
-            return min(by_cpu, int(self.gpus) * int(1 / gpus_per_trial + 1e-9))
-        return min(by_cpu, int(self.gpus / gpus_per_trial))
+        # A fraction stays on one GPU.
+        return min(by_cpu, int(self.gpus) * int(1 / gpus_per_trial + 1e-9))
+
+
+def slots(nodes: list[Node], *, cpus_per_trial: float, gpus_per_trial: float) -> int:
+    """How many trials of this size run on the nodes at once.
+
+    One on several GPUs has a process for each, with its part of the CPUs. They are on one node
+    where one has that many GPUs.
+    """
+    processes = max(1, int(gpus_per_trial))
+    cpus, gpus = cpus_per_trial / processes, gpus_per_trial / processes
+    found = [node.slots(cpus_per_trial=cpus, gpus_per_trial=gpus) for node in nodes]
+    if max(found, default=0) < processes:
+        return sum(found) // processes
+    return sum(here // processes for here in found)
 
 
 def nodes() -> list[Node]:
@@ -55,6 +69,15 @@ def nodes_now() -> list[Node]:
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [Node(cpus=has.get("CPU", 0), gpus=has.get("GPU", 0)) for has in alive]
+
+
+@functools.cache
+def whereabouts() -> tuple[str, str | None]:
+    """The node of this process of Ray's, and the numbers of its GPUs there, with commas."""
+    import ray
+
+    gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    return os.uname().nodename, ",".join(gpus) or None
 
 
 def job() -> str | None:

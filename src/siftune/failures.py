@@ -26,6 +26,10 @@ _STORAGE_TEXT = re.compile(
 _MEMORY_TEXT = re.compile(r"^(torch\S*\.OutOfMemoryError|MemoryError\b|.*CUDA out of memory)", re.M)
 
 
+class RankEndedError(RuntimeError):
+    """Raised in a trial of several processes when one of them has ended by itself."""
+
+
 class Unfit(RuntimeError):
     """Raised in a warm process that holds on to memory: the trial is to get a new one."""
 
@@ -42,6 +46,8 @@ def cause(failure: BaseException | None) -> Cause:
     if isinstance(failure, RayTaskError):
         if isinstance(failure.cause, Unfit) or f"{Unfit.__name__}: " in text:
             return Cause.REPLACED
+        if f"{RankEndedError.__name__}: " in text:
+            return Cause.LOST if "its node has died" in text else Cause.CRASH
         if _MEMORY_TEXT.search(text):
             return Cause.MEMORY
         if _STORAGE_TEXT.search(text):
@@ -52,7 +58,7 @@ def cause(failure: BaseException | None) -> Cause:
 
 def sentence(why: Cause, failure: BaseException | None, *, hang_s: float) -> str:
     """What is written of a failure in which no line of the user's took part."""
-    raised = " ".join(str(failure).split())
+    raised = " ".join(str(failure).rpartition(f"{RankEndedError.__name__}: ")[2].split())
     sentences = {
         Cause.LOST: "its node was lost",
         Cause.REPLACED: "its process held on to memory",

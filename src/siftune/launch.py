@@ -47,10 +47,11 @@ def launch(
         data=data.absolute(),
         seed=study.seed,
         options=study.trainable_options,
+        processes=max(1, int(study.gpus_per_trial or 0)),
     )
     mistakes = trainable.mistakes(
         [*study.space.parameters, *study.space.constants]
-    ) + _place_mistakes(study, nodes[0])
+    ) + _place_mistakes(study, nodes)
     mistakes += [] if resume else _directory_mistakes(directory)
     said: list[str] = []
     try:
@@ -110,7 +111,7 @@ def _run(
         )
         progress.replay(events)
         _write_best(log, progress)  # a kill may have come between it and the journal
-        for sentence in (*said, *_notes(study, nodes[0], slots)):
+        for sentence in (*said, *_notes(study, nodes, slots)):
             view.say(sentence)
         view.say(f"study {study.name}: {_describe(study)}, {slots} at once, in {directory}")
         if progress.done:
@@ -167,21 +168,32 @@ def resumed(directory: Path, changes: dict[str, Any]) -> Study:
 
 
 def _slots(study: Study, nodes: list[cluster.Node]) -> int:
-    cpus, gpus = study.cpus_per_trial, study.gpus_per_trial or 0
-    return sum(node.slots(cpus_per_trial=cpus, gpus_per_trial=gpus) for node in nodes)
+    return cluster.slots(
+        nodes, cpus_per_trial=study.cpus_per_trial, gpus_per_trial=study.gpus_per_trial or 0
+    )
 
 
-def _place_mistakes(study: Study, node: cluster.Node) -> list[str]:
+def _place_mistakes(study: Study, nodes: list[cluster.Node]) -> list[str]:
     mistakes = []
-    if (study.gpus_per_trial or 0) > node.gpus:
+    gpus, most_gpus = study.gpus_per_trial or 0, sum(node.gpus for node in nodes)
+    if gpus > most_gpus:
         mistakes.append(
-            f"--gpus-per-trial must be at most the {node.gpus:g} GPUs that there are, "
-            f"got {study.gpus_per_trial:g}: use --gpus-per-trial {node.gpus:g}"
+            f"--gpus-per-trial must be at most the {most_gpus:g} GPUs that there are, "
+            f"got {gpus:g}: use --gpus-per-trial {most_gpus:g}"
         )
-    if study.cpus_per_trial > node.cpus:
+    processes = max(1, int(gpus))
+    most_cpus = nodes[0].cpus * processes
+    if study.cpus_per_trial > most_cpus:
         mistakes.append(
-            f"--cpus-per-trial must be at most the {node.cpus:g} CPUs that there are, "
-            f"got {study.cpus_per_trial:g}: use --cpus-per-trial {node.cpus:g}"
+            f"--cpus-per-trial must be at most the {most_cpus:g} CPUs that there are"
+            f"{f' for {processes} processes' if processes > 1 else ''}, "
+            f"got {study.cpus_per_trial:g}: use --cpus-per-trial {most_cpus:g}"
+        )
+    if not mistakes and not _slots(study, nodes):
+        fitting = most_cpus * min(1, int(nodes[0].gpus) * len(nodes) / processes)
+        mistakes.append(
+            f"a trial on {gpus:g} GPUs with {study.cpus_per_trial:g} CPUs fits nowhere, since each "
+            f"GPU comes with its part of the CPUs: try --cpus-per-trial {fitting / nodes[0].gpus:g}"
         )
     return mistakes
 
@@ -206,9 +218,16 @@ def _directory_mistakes(directory: Path) -> list[str]:
     return []
 
 
-def _notes(study: Study, node: cluster.Node, slots: int) -> Iterator[str]:
-    if not node.gpus:
+def _notes(study: Study, nodes: list[cluster.Node], slots: int) -> Iterator[str]:
+    gpus = int(sum(node.gpus for node in nodes))
+    if not gpus:
         yield "no GPU here: trials run on the CPU"
+    width = int(study.gpus_per_trial or 0)
+    if width > 1 and gpus > slots * width:
+        yield (
+            f"trials of {width} GPUs leave {gpus - slots * width} of {gpus} GPUs idle, "
+            f"{slots} at once"
+        )
     assert study.trials is not None
     if study.trials < slots:
         yield (

@@ -9,7 +9,7 @@ tried again takes the same path, as a new trial of Ray's under the old name.
 
 import contextlib
 import copy
-import functools
+import itertools
 import math
 import os
 import re
@@ -99,7 +99,8 @@ class _Controller(TuneController):
             stopper=_Stop(link, stop),
             storage=experiment.storage,
             reuse_actors=True,
-            resource_manager_factory=_Unlimited,
+            # Of several processes all are placed, or none.
+            resource_manager_factory=None if link.processes > 1 else _Unlimited,
         )
         self._class_cache: Any = _Actors()
         self._begun: RayTrial | None = None
@@ -181,7 +182,7 @@ def _ray_trainable(trainable: Trainable) -> type[FunctionTrainable]:
             result: dict[str, Any] = super().step()
             if RESULT_DUPLICATE not in result:
                 metrics = {k: _plain(v) for k, v in result.items() if k not in _RAY_METRICS}
-                result[_REPORT] = _Report(metrics, *_whereabouts())
+                result[_REPORT] = _Report(metrics, *trainable.whereabouts())
             return result
 
         def begin(self, config: dict[str, Any], storage: Any) -> dict[str, Any]:
@@ -213,13 +214,6 @@ class _Report:
     gpu: str | None
 
 
-@functools.cache
-def _whereabouts() -> tuple[str, str | None]:
-    """This process's node, and the numbers of its GPUs."""
-    gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-    return os.uname().nodename, ",".join(gpus) or None
-
-
 def _plain(value: Any) -> Any:
     """A metric as JSON can hold it: numbers of numpy and torch become Python's, the rest text."""
     with contextlib.suppress(AttributeError, ValueError, RuntimeError):
@@ -246,10 +240,17 @@ class _Link:
     longest_s: float = 0.0  # epoch of the study so far
     stopped_by: str | None = None
 
-    def resources(self) -> dict[str, float]:
-        """What Ray is to set aside for a trial."""
-        gpus = self.study.gpus_per_trial
-        return {"CPU": self.study.cpus_per_trial} | ({"GPU": gpus} if gpus else {})
+    @property
+    def processes(self) -> int:
+        """Of a trial."""
+        return max(1, int(self.study.gpus_per_trial or 0))
+
+    def resources(self) -> tune.PlacementGroupFactory:
+        """What Ray is to set aside for a trial: on one node, where one has as much."""
+        count = self.processes
+        gpus = (self.study.gpus_per_trial or 0) / count
+        each = {"CPU": self.study.cpus_per_trial / count} | ({"GPU": gpus} if gpus else {})
+        return tune.PlacementGroupFactory([each] * count, strategy="PACK")
 
     def free(self) -> bool:
         return len(self.occupied) < self.progress.slots
@@ -323,7 +324,7 @@ class _Proposals(SearchAlgorithm):
         self._storage: Any = copy.copy(experiment.storage)
         self._storage.experiment_dir_name = "checkpoints"
         self._storage._create_validation_file()
-        self._resources = tune.PlacementGroupFactory([link.resources()])
+        self._resources = link.resources()
         self._made = 0
         progress = link.progress
         for name in progress.overdue():
@@ -572,7 +573,8 @@ def _traceback(text: str) -> str:
     last = max((i for i, line in enumerate(lines) if inside in line), default=None)
     if last is None:
         return text
-    return "\n".join(["Traceback (most recent call last):", *lines[last + 2 :]])
+    left = itertools.dropwhile(lambda line: not line.strip(" ^"), lines[last + 2 :])
+    return "\n".join(["Traceback (most recent call last):", *left])
 
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")

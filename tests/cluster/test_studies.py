@@ -19,6 +19,7 @@ SMALL = (
     "--preset quick --trainable-arg images=1200 --set epochs=2 --set conv1_channels=4 "
     "--set conv2_channels=4 --set conv3_channels=0"
 )
+WIDE = Path(__file__).with_name("wide.py").read_text()
 DISCRETE = (
     " --set lr=choice([1e-3,1e-2]) --set weight_decay=0 --set dropout=0 --set gamma=0.5"
     " --set kernel1=3 --set kernel2=3 --set fc_dim=64 --set batch_size=64 --set activation=relu"
@@ -66,6 +67,34 @@ def test_eight_gpus_are_four_nodes_and_one_study(submit: Callable[..., Job], dat
     assert {e["node"] for e in epochs} == set(job.cluster.nodes)
     assert {e["gpu"] for e in epochs} <= {"0", "1"}  # one GPU each
     assert said.count(" start ") == 8  # the same eight trials once, not once per node
+    job.await_nothing_left()
+
+
+def test_a_trial_on_two_gpus_is_one_of_two_processes(submit: Callable[..., Job], data: str) -> None:
+    flags = f"{SMALL} --trials 2 --scheduler none --gpus-per-trial 2 --data {data}"
+    job = submit(GPUS=2, NAME="s", ARGS=flags)
+    said = job.wait()
+    assert job.status() == 0, said
+    found = check_study(job.study("s"), trials=2, slots=1)
+    assert {e["gpu"] for e in found if e["event"] == "epoch"} == {"0,1"}
+    job.await_nothing_left()
+
+
+def test_a_trial_wider_than_a_node_spans_nodes(submit: Callable[..., Job]) -> None:
+    """And what goes wrong in one of its processes goes wrong in the trial."""
+    write = f"cat > wide.py <<'END'\n{WIDE}\nEND"
+    flags = "--trainable wide.py:train --searcher grid --scheduler none --gpus-per-trial 4"
+    job = submit(prepare=write, GPUS=4, NAME="s", ARGS=flags)
+    said = job.wait()
+    assert job.status() == 0, said
+    found = check_study(job.study("s"), trials=3, slots=1)
+    epochs = [e for e in found if e["event"] == "epoch"]
+    assert {frozenset(e["node"].split(",")) for e in epochs} == {frozenset(("node1", "node2"))}
+    assert {e["gpu"] for e in epochs} == {"0,1,0,1"}
+    assert {e["metrics"]["apart"] for e in epochs} == {0.0}
+    assert [e["cause"] for e in found if e["event"] == "restart"] == ["crash"]
+    (failed,) = (e for e in found if e.get("state") == "failed")
+    assert failed["error"].endswith("ValueError: the last one is at fault")
     job.await_nothing_left()
 
 

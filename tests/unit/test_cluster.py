@@ -2,24 +2,37 @@
 
 import pytest
 
-from siftune.cluster import Node
+from siftune.cluster import Node, slots
 
 
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "cpus_per_trial", "gpus_per_trial", "slots"),
+    ("nodes", "cpus", "gpus", "cpus_per_trial", "gpus_per_trial", "expected"),
     [
-        (2, 0, 1, 0, 2),
-        (40, 2, 4, 1, 2),
-        (40, 2, 1, 0.125, 16),
-        (40, 2, 4, 0.125, 10),  # the CPUs are the limit
-        (40, 3, 1, 2, 1),  # a trial's GPUs are whole ones
-        (40, 2, 1, 0.3, 6),  # three on each, and 0.2 of either GPU stays empty
-        (40, 2, 0.5, 0.5, 4),
-        (1, 2, 2, 1, 0),
+        (1, 2, 0, 1, 0, 2),
+        (4, 2, 0, 1, 0, 8),
+        (1, 40, 2, 4, 1, 2),
+        (1, 40, 2, 1, 0.125, 16),
+        (1, 40, 2, 4, 0.125, 10),  # the CPUs are the limit
+        (1, 40, 3, 1, 2, 1),  # a trial's GPUs are whole ones
+        (1, 40, 2, 1, 0.3, 6),  # three on each, and 0.2 of either GPU stays empty
+        (1, 40, 2, 0.5, 0.5, 4),
+        (1, 1, 2, 2, 1, 0),
+        (4, 40, 2, 1, 2, 4),
+        (4, 40, 4, 1, 3, 4),  # on one node where that is possible
+        (4, 40, 2, 1, 3, 2),  # else over several
+        (4, 40, 2, 1, 8, 1),
+        (4, 40, 2, 1, 9, 0),
+        (2, 4, 2, 8, 2, 1),  # each process has its part of the CPUs
+        (2, 4, 2, 16, 2, 0),
     ],
 )
 def test_slots(
-    cpus: int, gpus: int, cpus_per_trial: float, gpus_per_trial: float, slots: int
+    nodes: int,
+    cpus: int,
+    gpus: int,
+    cpus_per_trial: float,
+    gpus_per_trial: float,
+    expected: int,
 ) -> None:
-    node = Node(cpus=cpus, gpus=gpus)
-    assert node.slots(cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial) == slots
+    found = [Node(cpus=cpus, gpus=gpus)] * nodes
+    assert slots(found, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial) == expected

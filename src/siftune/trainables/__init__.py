@@ -27,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from siftune import imports, registry
+from siftune import cluster, imports, registry
 from siftune.errors import UsageError
 from siftune.space import Config
 from siftune.trainables import script
@@ -47,10 +47,18 @@ class Trainable:
     data: Path
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    processes: int = 1  # of a trial; of several each has a GPU
 
     def mistakes(self, parameters: Iterable[str]) -> list[str]:
         """What is wrong with name and options, and with the names of the hyper-parameters. Runs
         the user's file, once, as a worker will; a script with --help."""
+        narrow = self.name == "sklearn" or script.is_script(self.name)
+        if narrow and self.processes > 1:
+            return [
+                f"--gpus-per-trial {self.processes} needs a trainable of several processes, and "
+                f"{self.name} is one: give a function, FILE.py:FUNC, that calls "
+                "siftune.parallel.wrap(model)"
+            ]
         try:
             if self.name not in TRAINABLES:
                 wrong = []
@@ -78,21 +86,38 @@ class Trainable:
         """Trains one trial inside Ray Tune, from Tune's checkpoint if there is one."""
         from ray import tune
 
-        if self.name not in TRAINABLES:
-            run_user_function(self.name, config, seed=self.seed, report=tune.report)
+        if self.processes > 1:
+            from siftune import ranks
+
+            ranks.train(self, config)
             return
         checkpoint = tune.get_checkpoint()
         with checkpoint.as_directory() if checkpoint else nullcontext() as start:
-            for metrics, save in module(self.name).epochs(
-                config,
-                start=Path(start) if start else None,
-                seed=self.seed,
-                data=self.data,
-                **self.options,
-            ):
-                with tempfile.TemporaryDirectory(prefix="sift-") as directory:
-                    save(Path(directory))
-                    tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(directory))
+            self.run(config, Path(start) if start else None, tune.report)
+
+    def whereabouts(self) -> tuple[str, str | None]:
+        """Where a trial of it trains: its node or nodes, and the numbers of its GPUs there, both
+        with commas."""
+        if self.processes > 1:
+            from siftune import ranks
+
+            return ranks.whereabouts()
+        return cluster.whereabouts()
+
+    def run(self, config: Config, start: Path | None, report: Callable[..., None]) -> None:
+        """This process's part of a trial. `start`: a checkpoint to go on from. `report` gets the
+        metrics of each epoch, and its checkpoint as `checkpoint`."""
+        from ray import tune
+
+        if self.name not in TRAINABLES:
+            run_user_function(self.name, config, seed=self.seed, report=report)
+            return
+        for metrics, save in module(self.name).epochs(
+            config, start=start, seed=self.seed, data=self.data, **self.options
+        ):
+            with tempfile.TemporaryDirectory(prefix="sift-") as directory:
+                save(Path(directory))
+                report(metrics, checkpoint=tune.Checkpoint.from_directory(directory))
 
 
 def module(name: str) -> ModuleType:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from siftune import parallel
+
 STATE_FILE = "state.pt"
 
 Metrics = dict[str, float]
@@ -28,7 +30,7 @@ class Training:
     config: dict[str, Any]
     model: nn.Module
     optimizer: Optimizer
-    batch_loss: Callable[[Tensor], Tensor]  # indices int64 [B] on the device -> mean loss, scalar
+    batch_loss: Callable[[Tensor], Tensor]  # indices int64 [B] on the device -> sum of the losses
     validate: Callable[[], Metrics]  # in evaluation mode, without gradients
     set_rates: Callable[[int, int], None]  # before step i of n: the optimizer's lr and momentum
     samples: int
@@ -53,8 +55,9 @@ def plain(config: dict[str, Any]) -> dict[str, Any]:
 def reproducible(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
     """Random numbers and kernels that follow from the seed and the epoch (0: initialisation).
 
-    Gives a generator on the CPU for the order of the samples. The process's own random state and
-    flags are as before at the end: the next trial in it must not see that this one was there.
+    Gives a generator on the CPU for the order of the samples, the same in all processes of a trial;
+    what else is drawn differs between them. The process's own random state and flags are as before
+    at the end: the next trial in it must not see that this one was there.
     """
     derived = (seed * 1_000_003 + epoch) % 2**63
     cudnn = torch.backends.cudnn
@@ -63,7 +66,7 @@ def reproducible(seed: int, epoch: int, device: torch.device) -> Iterator[torch.
         torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_cuda else []),
         cudnn.flags(enabled=True, benchmark=False, deterministic=True),
     ):
-        torch.manual_seed(derived)
+        torch.manual_seed(derived + parallel.rank() * 10_007)
         yield torch.Generator().manual_seed(derived)
 
 
@@ -74,9 +77,10 @@ def run_epochs(
 
     Metrics: `loss` (mean over the training samples), those of `validate`, `epoch` (from 1, counting
     on from `start`), `samples_per_s` (training only). `save(directory)` writes one file, state.pt,
-    and is good until the next epoch is asked for. `start` is such a directory. Nothing random is in
-    the file: every epoch draws anew from the seed and its number, so that an interrupted training
-    equals an uninterrupted one whatever else ran in the process.
+    in process 0 of the trial alone, and is good until the next epoch is asked for. How many
+    processes there are makes no difference to the file. `start` is such a directory. Nothing random
+    is in the file: every epoch draws anew from the seed and its number, so that an interrupted
+    training equals an uninterrupted one whatever else ran in the process.
 
     The config rules, not the file: rates come from the config even where `start` was saved under
     another one (population-based training clones a trial and changes its lr).
@@ -106,17 +110,20 @@ def _train_one_epoch(training: Training, epoch: int, generator: torch.Generator)
     training.model.train()
     for step, batch in enumerate(order.split(training.batch_size), start=(epoch - 1) * steps):
         training.set_rates(step, training.epochs * steps)
-        loss = training.batch_loss(batch)
+        losses = training.batch_loss(parallel.part(batch))
         training.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # Times the processes, of whose gradients the mean is taken.
+        (losses * (parallel.processes() / len(batch))).backward()
         training.optimizer.step()
-        total += loss.detach() * len(batch)
-    loss_mean = total.item() / training.samples
+        total += losses.detach()
+    loss_mean = parallel.total(total).item() / training.samples
     seconds = time.perf_counter() - begin
     return {"loss": loss_mean, "epoch": epoch, "samples_per_s": training.samples / seconds}
 
 
 def _save(training: Training, epoch: int, directory: Path) -> None:
+    if parallel.rank() > 0:
+        return
     state = {
         "config": training.config,
         "epoch": epoch,

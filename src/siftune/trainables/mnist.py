@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from siftune import parallel
 from siftune.data import ensure_mnist, load_mnist
 from siftune.space import when
 from siftune.trainables.loop import (
@@ -91,13 +92,14 @@ def epochs(
     mnist = load_mnist(data, seed=seed, device=device, images=images)
     with reproducible(seed, 0, device):
         model = build_model(config).to(device)
+    forward = parallel.wrap(model)
     optimizer = OPTIMIZERS[config["optimizer"]](
         model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"]
     )
 
     def batch_loss(batch: Tensor) -> Tensor:
-        logits = model(normalised(mnist.train_images[batch]))
-        return functional.cross_entropy(logits, mnist.train_labels[batch])
+        logits = forward(normalised(mnist.train_images[batch]))
+        return functional.cross_entropy(logits, mnist.train_labels[batch], reduction="sum")
 
     def validate() -> Metrics:
         loss, accuracy = score(model, mnist.val_images, mnist.val_labels)
@@ -176,7 +178,9 @@ def normalised(images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean loss and accuracy (0 to 1) over all images."""
+    """Mean loss and accuracy (0 to 1) over all images, of which each process takes a part."""
+    count = len(images)
+    images, labels = parallel.part(images), parallel.part(labels)
     model.eval()
     loss = torch.zeros((), device=images.device)
     correct = torch.zeros((), device=images.device, dtype=torch.int64)
@@ -186,7 +190,7 @@ def score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, floa
         logits = model(normalised(some))
         loss += functional.cross_entropy(logits, truth, reduction="sum")
         correct += (logits.argmax(1) == truth).sum()
-    return loss.item() / len(images), correct.item() / len(images)
+    return parallel.total(loss).item() / count, parallel.total(correct).item() / count
 
 
 def set_rates(optimizer: Optimizer, config: dict[str, Any], step: int, steps: int) -> None:

@@ -18,6 +18,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 from torchvision.transforms.v2 import functional as images
 
+from siftune import parallel
 from siftune.data import DataError
 from siftune.trainables.loop import (
     Metrics,
@@ -99,6 +100,7 @@ def epochs(
     found = _load(folder, size, seed, device)
     with reproducible(seed, 0, device):
         model = _model(found.classes, weights).to(device)
+    forward = parallel.wrap(model)
     optimizer = OPTIMIZERS[config["optimizer"]](
         model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"]
     )
@@ -109,7 +111,10 @@ def epochs(
             mirrored = torch.rand(len(some), device=device) < 0.5
             some = torch.where(mirrored[:, None, None, None], some.flip(3), some)
         return functional.cross_entropy(
-            model(some), found.train[1][batch], label_smoothing=config["label_smoothing"]
+            forward(some),
+            found.train[1][batch],
+            reduction="sum",
+            label_smoothing=config["label_smoothing"],
         )
 
     training = Training(
@@ -165,12 +170,16 @@ def _score(model: nn.Module, found: Images) -> Metrics:
     model.eval()
     loss = torch.zeros((), device=found.mean.device)
     correct = torch.zeros((), device=found.mean.device, dtype=torch.int64)
-    for some, truth in zip(*(part.split(VALIDATION_BATCH) for part in found.val), strict=True):
+    images_, labels = (parallel.part(whole).split(VALIDATION_BATCH) for whole in found.val)
+    for some, truth in zip(images_, labels, strict=True):
         logits = model(_normalised(found, some))
         loss += functional.cross_entropy(logits, truth, reduction="sum")
         correct += (logits.argmax(1) == truth).sum()
     count = len(found.val[0])
-    return {"val_loss": loss.item() / count, "val_accuracy": correct.item() / count}
+    return {
+        "val_loss": parallel.total(loss).item() / count,
+        "val_accuracy": parallel.total(correct).item() / count,
+    }
 
 
 def _folder(folder: Path) -> ImageFolder:

@@ -1,0 +1,120 @@
+"""Several processes train what one would: real processes, over gloo."""
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_mnist import CONFIG, SEED
+from torch import nn
+
+from siftune import parallel
+from siftune.trainables import mnist
+from siftune.trainables.loop import STATE_FILE, Metrics
+
+EXACT = CONFIG | {"dropout": 0.0, "optimizer": "sgd", "epochs": 2}
+ONE_IMAGE = 0.005  # of 216, in the accuracy
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as processes:
+        yield processes
+
+
+def run(pool: ProcessPoolExecutor, function: Any, count: int, meeting: Path, *words: Any) -> Any:
+    """What the function gives in each of `count` processes that have joined."""
+    started = [
+        pool.submit(_joined, rank, count, str(meeting), function, *words) for rank in range(count)
+    ]
+    return [one.result() for one in started]
+
+
+def _joined(rank: int, count: int, meeting: str, function: Any, *words: Any) -> Any:
+    torch.set_num_threads(1)
+    with parallel.joined(rank, count, dist.FileStore(meeting, count)):
+        return function(*words)
+
+
+def train(data: Path, directory: Path, start: Path | None, **changed: Any) -> list[Metrics]:
+    """Every epoch's metrics but its speed; the last one's state is in the directory."""
+    metrics = []
+    config = EXACT | changed
+    for one, save in mnist.epochs(config, start=start, seed=SEED, data=data, images=1300):
+        save(directory)
+        metrics.append({k: v for k, v in one.items() if k != "samples_per_s"})
+    return metrics
+
+
+def train_odd(data: Path, directory: Path, start: Path | None) -> list[Metrics]:
+    return train(data, directory, start, batch_size=541)  # and a last one of 2: one part is empty
+
+
+@pytest.mark.parametrize(("function", "count"), [(train, 2), (train_odd, 3)])
+def test_several_processes_train_what_one_does(
+    pool: ProcessPoolExecutor, mnist_directory: Path, tmp_path: Path, function: Any, count: int
+) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    expected = function(mnist_directory, alone, None)
+    first, *others = run(pool, function, count, tmp_path / "m", mnist_directory, together, None)
+    assert all(other == first for other in others)
+    for one, same in zip(expected, first, strict=True):
+        assert one == pytest.approx(same, rel=1e-3, abs=ONE_IMAGE)
+    weights = [torch.load(d / STATE_FILE, weights_only=True)["model"] for d in (alone, together)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-2, atol=1e-3)
+
+
+def test_what_two_processes_saved_one_goes_on_from(
+    pool: ProcessPoolExecutor, mnist_directory: Path, tmp_path: Path
+) -> None:
+    whole = train(mnist_directory, tmp_path / "whole", None)
+    run(pool, _one_epoch, 2, tmp_path / "m", mnist_directory, tmp_path / "state")
+    (second,) = train(mnist_directory, tmp_path / "rest", tmp_path / "state")
+    assert second == pytest.approx(whole[1], rel=1e-3, abs=ONE_IMAGE)
+
+
+def _one_epoch(data: Path, directory: Path) -> None:
+    _, save = next(mnist.epochs(EXACT, start=None, seed=SEED, data=data, images=1300))
+    save(directory)
+
+
+def test_batch_normalisation_is_over_all_parts(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
+    alone = _normalise()
+    parts = run(pool, _normalise, 2, tmp_path / "m")
+    for value, *halves in zip(alone, *parts, strict=True):
+        together = torch.cat(halves) if len(halves[0]) < len(value) else halves[0]
+        torch.testing.assert_close(together, value, rtol=1e-5, atol=1e-6)
+
+
+def _normalise() -> tuple[torch.Tensor, ...]:
+    """Output [7, 5], gradient [7, 5], and what the layer has learnt [5]."""
+    torch.manual_seed(0)
+    layer = nn.BatchNorm1d(5)
+    wrapped = parallel.wrap(layer)
+    batch = parallel.part(3 + 2 * torch.randn(7, 5)).requires_grad_()
+    output = wrapped(batch)
+    (output**3).sum().backward()
+    assert batch.grad is not None
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return output.detach(), batch.grad, layer.running_mean, layer.running_var
+
+
+def test_dropout_differs_between_processes(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
+    first, second = run(pool, _draw, 2, tmp_path / "m")
+    assert first[0] != second[0]
+    assert first[1] == second[1]
+
+
+def _draw() -> tuple[float, int]:
+    """What a trainable draws, and the order of the samples."""
+    from siftune.trainables.loop import reproducible
+
+    with reproducible(SEED, 1, torch.device("cpu")) as generator:
+        return torch.rand(()).item(), int(torch.randint(10**6, (), generator=generator))
