@@ -1,6 +1,7 @@
 """A user's function that trains on several GPUs, and does not always do well."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -12,12 +13,16 @@ SPACE = {"case": tune.choice(["well", "crash", "error"]), "epochs": 3}
 
 
 def train(config):
-    model = torch.nn.Linear(3, 1)
+    model, done = torch.nn.Linear(3, 1), 0
+    if checkpoint := tune.get_checkpoint():
+        state = torch.load(Path(checkpoint.path, "state.pt"), weights_only=True)
+        model.load_state_dict(state["model"])
+        done = state["epoch"]
     together = parallel.wrap(model)
     optimizer = torch.optim.SGD(together.parameters(), lr=0.1)
     inputs = torch.arange(24.0).view(8, 3) / 24
     last = parallel.rank() == parallel.processes() - 1
-    for epoch in range(config["epochs"]):
+    for epoch in range(done, config["epochs"]):
         if config["case"] == "error" and last and epoch == 1:
             raise ValueError("the last one is at fault")
         if config["case"] == "crash" and last and epoch == 1 and not Path("crashed").exists():
@@ -29,4 +34,9 @@ def train(config):
         optimizer.step()
         weights = model.weight[0].detach()
         mean = parallel.total(weights.clone()) / parallel.processes()
-        tune.report({"loss": loss.item(), "apart": (weights - mean).abs().max().item()})
+        apart = (weights - mean).abs().max().item()
+        with tempfile.TemporaryDirectory() as directory:
+            state = {"model": model.state_dict(), "epoch": epoch + 1}
+            torch.save(state, Path(directory, "state.pt"))
+            saved = tune.Checkpoint.from_directory(directory)
+            tune.report({"loss": loss.item(), "apart": apart}, checkpoint=saved)
