@@ -76,6 +76,8 @@ def run(
     try:
         while not controller.is_finished():
             controller.step()
+            if link.raised:
+                raise link.raised
     except TuneError as error:  # Ray's, about what was raised in one of ours
         raise (error.__context__ or error) from None
     finally:
@@ -239,6 +241,7 @@ class _Link:
     restored: dict[str, int] = field(default_factory=dict)  # epoch that a trial went on from
     longest_s: float = 0.0  # epoch of the study so far
     stopped_by: str | None = None
+    raised: Exception | None = None  # that the study is to end with
 
     @property
     def processes(self) -> int:
@@ -502,7 +505,10 @@ class _Endings(Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
-        self._link.progress.end(_name(trial), "completed")
+        try:
+            self._link.progress.end(_name(trial), "completed")
+        except Exception as error:  # Ray Tune would print it, and go on
+            self._link.raised = error
         self._link.release(_name(trial))
 
     def on_trial_error(

@@ -56,8 +56,8 @@ def reproducible(seed: int, epoch: int, device: torch.device) -> Iterator[torch.
     """Random numbers and kernels that follow from the seed and the epoch (0: initialisation).
 
     Gives a generator on the CPU for the order of the samples, the same in all processes of a trial;
-    what else is drawn differs between them. The process's own random state and flags are as before
-    at the end: the next trial in it must not see that this one was there.
+    what else an epoch draws differs between them. The process's own random state and flags are as
+    before at the end: the next trial in it must not see that this one was there.
     """
     derived = (seed * 1_000_003 + epoch) % 2**63
     cudnn = torch.backends.cudnn
@@ -66,7 +66,7 @@ def reproducible(seed: int, epoch: int, device: torch.device) -> Iterator[torch.
         torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_cuda else []),
         cudnn.flags(enabled=True, benchmark=False, deterministic=True),
     ):
-        torch.manual_seed(derived + parallel.rank() * 10_007)
+        torch.manual_seed(derived + (parallel.rank() * 10_007 if epoch else 0))
         yield torch.Generator().manual_seed(derived)
 
 
