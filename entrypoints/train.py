@@ -17,8 +17,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="best.json",
         help="evaluate the weights that it names, on the validation and the test set",
     )
-    p.add_argument("--preset", default="mnist", metavar="mnist|quick", help="[mnist]")
-    p.add_argument("--trainable", metavar="mnist|resnet18|sklearn|FILE.py:FUNC|SCRIPT.py")
+    p.add_argument("--preset", default="mnist", metavar="mnist|quick|t5-5b", help="[mnist]")
+    p.add_argument("--trainable", metavar="mnist|resnet18|sklearn|t5|FILE.py:FUNC|SCRIPT.py")
     p.add_argument("--trainable-arg", action="append", default=[], metavar="NAME=VALUE")
     p.add_argument("--space", metavar="FILE.py:NAME|FILE.yaml")
     p.add_argument(

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-PRESETS = ("mnist", "quick")
-TRAINABLES = ("mnist", "resnet18", "sklearn")
+PRESETS = ("mnist", "quick", "t5-5b")
+TRAINABLES = ("mnist", "resnet18", "sklearn", "t5")
 SEARCHERS = ("auto", "random", "grid", "optuna", "hebo", "bohb", "bayesopt")
 SCHEDULERS = ("none", "asha", "hyperband", "bohb", "median", "pbt")
 

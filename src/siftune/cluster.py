@@ -109,6 +109,15 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
+def gpu_gib() -> float | None:
+    """The memory of a GPU of this node; None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(0).total_memory / 2**30
+
+
 _HEAD_S = 180.0  # for the head: a cold start of all nodes' containers over a busy file system
 _NODES_S = 30.0  # for the others after that, before it is said that they are not there
 

@@ -78,7 +78,7 @@ def read_trial(flags: Mapping[str, Any], *, data: Path) -> tuple[Trainable, Conf
     trainable = Trainable(
         name=found.trainable, data=data, seed=found.seed, options=found.trainable_options
     )
-    if mistakes := trainable.mistakes([*found.space.parameters, *found.space.constants]):
+    if mistakes := trainable.mistakes(found.space):
         raise UsageError(mistakes)
     return trainable, found.space.sample(np.random.default_rng(found.seed))
 

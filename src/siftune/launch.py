@@ -49,9 +49,7 @@ def launch(
         options=study.trainable_options,
         processes=max(1, int(study.gpus_per_trial or 0)),
     )
-    mistakes = trainable.mistakes(
-        [*study.space.parameters, *study.space.constants]
-    ) + _place_mistakes(study, nodes)
+    mistakes = trainable.mistakes(study.space) + _place_mistakes(study, nodes)
     mistakes += [] if resume else _directory_mistakes(directory)
     said: list[str] = []
     try:
@@ -59,6 +57,7 @@ def launch(
             study = replace(study, gpus_per_trial=1 if nodes[0].gpus else 0)
         slots = min(_slots(study, nodes), study.concurrent or sys.maxsize)
         study, said = resolve(study, slots=max(1, slots))
+        said += [] if mistakes else _check_memory(study, trainable)
     except UsageError as error:
         mistakes += error.mistakes
     if mistakes:
@@ -196,6 +195,24 @@ def _place_mistakes(study: Study, nodes: list[cluster.Node]) -> list[str]:
             f"GPU comes with its part of the CPUs: try --cpus-per-trial {fitting / nodes[0].gpus:g}"
         )
     return mistakes
+
+
+def _check_memory(study: Study, trainable: Trainable) -> list[str]:
+    """What a trial needs of its GPUs, where that can be known beforehand. Raises UsageError if they
+    have less."""
+    if (needed := trainable.memory_gib(study.space)) is None:
+        return []
+    said = f"a trial of the largest config needs about {needed:.0f} GiB of "
+    said += f"each of its {trainable.processes} GPUs" if trainable.processes > 1 else "memory"
+    if (has := cluster.gpu_gib()) is None:
+        return [said]
+    share = has * min(1, study.gpus_per_trial or 0)
+    if needed > share:
+        raise UsageError(
+            f"{said}, and there are {share:.0f}: give it more with --gpus-per-trial, or set a "
+            "smaller batch_size, accumulation=4 or recompute=true"
+        )
+    return [f"{said}, of {share:.0f}"]
 
 
 def _begun(directory: Path) -> bool:

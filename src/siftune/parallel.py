@@ -6,7 +6,7 @@ written once. Nothing here knows of Ray: what starts the processes is ranks.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -69,6 +69,20 @@ def wrap(model: nn.Module) -> nn.Module:
         if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             module.__class__ = _BatchNorm  # in its place, with its weights
     return DistributedDataParallel(model)
+
+
+def shard(model: nn.Module, blocks: Iterable[nn.Module]) -> None:
+    """Divides the model, and what an optimizer made afterwards keeps of it, among the processes: a
+    block is whole only while it computes, on GPUs in bf16. (FSDP2, torch's fully_shard.)"""
+    if processes() == 1:
+        return
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    low = torch.bfloat16 if torch.cuda.is_available() else None
+    policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32)
+    for part in (*blocks, model):
+        # The last, too, is divided again after a forward pass: what is saved then is a part.
+        fully_shard(part, mp_policy=policy, reshard_after_forward=True)
 
 
 class _Sum(torch.autograd.Function):

@@ -25,6 +25,7 @@ import ray
 import torch.distributed as dist
 from ray import tune
 from ray.exceptions import RayActorError, RayTaskError
+from ray.train._internal.session import get_session
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from siftune import cluster, parallel
@@ -80,9 +81,12 @@ class _Others:
             ray.wait(self._training, num_returns=len(self._training))
         checkpoint = _tune_get_checkpoint()
         start = checkpoint.path if checkpoint else None
+        session = get_session()
+        assert session
+        room = session.storage.trial_fs_path
         trial = str(next(self._trials))
         self._training = [
-            actor.train.remote(trainable, config, start, rank, self._ranks[0], trial)
+            actor.train.remote(trainable, config, start, room, rank, self._ranks[0], trial)
             for rank, actor in enumerate(self._ranks, start=1)
         ]
         store = _Meeting(self._ranks[0], trial)
@@ -101,7 +105,7 @@ class _Others:
         try:
             _interface()
             with parallel.joined(0, trainable.processes, store):
-                _run(trainable, config, start, report)
+                _run(trainable, config, start, report, room)
             ray.get(self._training)
         except Exception as error:
             raise self._cause(error) from None
@@ -145,14 +149,18 @@ _tune_report, _tune_get_checkpoint = tune.report, tune.get_checkpoint
 
 
 def _run(
-    trainable: Trainable, config: Config, start: str | None, report: Callable[..., None]
+    trainable: Trainable,
+    config: Config,
+    start: str | None,
+    report: Callable[..., None],
+    room: str,
 ) -> None:
     """The trial's part in this process. The user's own functions call Ray Tune's: they get these,
     which look the trial's up, because a file that was loaded once keeps what it imported."""
     global _now
     _now = report, start
     tune.report, tune.get_checkpoint = _report, _get_checkpoint
-    trainable.run(config, Path(start) if start else None, report)
+    trainable.run(config, Path(start) if start else None, report, room=Path(room))
 
 
 _now: tuple[Callable[..., None], str | None]
@@ -187,6 +195,7 @@ class _Rank:
         trainable: Trainable,
         config: Config,
         start: str | None,
+        room: str,
         rank: int,
         first: Any,
         trial: str,
@@ -204,7 +213,7 @@ class _Rank:
             suppress(SystemExit),
             parallel.joined(rank, trainable.processes, store),
         ):
-            _run(trainable, config, start, report)
+            _run(trainable, config, start, report, room)
 
 
 class _Meeting(dist.Store):  # type: ignore[name-defined]

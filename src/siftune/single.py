@@ -70,11 +70,12 @@ def evaluate(best: Path, *, data: Path) -> dict[str, float]:
     weights = best.parent / str(record["checkpoint"])
     if not weights.resolve().is_relative_to(best.parent.resolve()):
         raise UsageError(f"{best} names weights outside of its study: {record['checkpoint']}")
-    if not weights.is_file():
+    if not weights.exists():
         raise UsageError(f"the weights {weights} are not there")
     trainable = Trainable(
         name=study.trainable, data=data, seed=study.seed, options=study.trainable_options
     )
     trainable.prepare()
     evaluate = module(trainable.name).evaluate
-    return evaluate(weights.parent, seed=trainable.seed, data=data, **trainable.options)
+    directory = weights if weights.is_dir() else weights.parent
+    return evaluate(directory, seed=trainable.seed, data=data, **trainable.options)

@@ -142,6 +142,44 @@ class Space:
     def names(self) -> list[str]:
         return [*self.parameters, *self.constants]
 
+    def bounds(self, name: str) -> tuple[Any, Any]:
+        """The least and the largest value that the number can have."""
+        if name in self.constants:
+            return self.constants[name], self.constants[name]
+        domain = self.parameters[name].domain
+        if isinstance(domain, domains.Choice):
+            return min(domain.options), max(domain.options)
+        return domain.low, domain.high
+
+    def unfit(self, other: "Space") -> list[str]:
+        """What keeps it from standing in for the other: names that it lacks, and text or lists
+        where the other has numbers."""
+        lacking = [
+            name
+            for name in other.names
+            if name not in self
+            and (name in other.constants or not other.parameters[name].condition)
+        ]
+        strange = [
+            (name, value)
+            for name in other.names
+            if name in self and other._is_number(name) and not self._is_number(name)
+            for value in self._options(name)
+            if isinstance(value, str | list)
+        ]
+        found = [f"the space has no {', '.join(lacking)}"] * bool(lacking)
+        return found + [f"{name} is a number, got {value!r}" for name, value in strange]
+
+    def _is_number(self, name: str) -> bool:
+        return not any(isinstance(value, str | list) for value in self._options(name))
+
+    def _options(self, name: str) -> tuple[Value, ...]:
+        """The values of a constant or a choice; of another domain none, they are numbers."""
+        if name in self.constants:
+            return (self.constants[name],)
+        domain = self.parameters[name].domain
+        return domain.options if isinstance(domain, domains.Choice) else ()
+
     def to_dict(self) -> dict[str, Value]:
         """The space as text that `Space.read` takes back, as study.yaml holds it."""
         written: dict[str, Value] = {

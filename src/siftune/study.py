@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from siftune import registry, trainables
-from siftune.domains import Choice
 from siftune.errors import UsageError
 from siftune.schedulers import SCHEDULERS
 from siftune.searchers import SEARCHERS
@@ -28,6 +27,27 @@ PRESETS: dict[str, dict[str, Any]] = {
         "trainable_options": {"images": 10_000},
         "metric": "val_accuracy",
         "mode": "max",
+        "trials": 8,
+    },
+    # 4.9 billion parameters; on Turpan with --gpus-per-trial 2 or more.
+    "t5-5b": {
+        "trainable": "t5",
+        "space": {
+            "hidden_size": 2048,
+            "num_heads": 32,
+            "num_layers": 28,
+            "d_ff": 10240,
+            "dropout": "choice([0.0, 0.1])",
+            "lr": "loguniform(3e-5, 1e-3)",
+            "warmup": "uniform(0.01, 0.1)",
+            "weight_decay": "loguniform(1e-3, 1e-1)",
+            "batch_size": 32,
+            "accumulation": 1,
+            "recompute": True,
+            "epochs": 1,
+        },
+        "metric": "bits_per_byte",
+        "mode": "min",
         "trials": 8,
     },
 }
@@ -68,12 +88,7 @@ class Study:
         scheduler's option of that name says otherwise."""
         if "max_epochs" in self.scheduler_options:
             return self.scheduler_options["max_epochs"]
-        if "epochs" in self.space.parameters:
-            domain = self.space.parameters["epochs"].domain
-            most = max(domain.options) if isinstance(domain, Choice) else domain.high
-        else:
-            most = self.space.constants.get("epochs", DEFAULT_MAX_EPOCHS)
-        return int(most)
+        return int(self.space.bounds("epochs")[1]) if "epochs" in self.space else DEFAULT_MAX_EPOCHS
 
     def to_yaml(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -129,7 +144,7 @@ def read(
     """
     values = _merge(layers)
     if values.get("trainable") in trainables.TRAINABLES and "metric" not in values:
-        values["metric"], values["mode"] = "val_accuracy", "max"  # of all of ours
+        values["metric"], values["mode"] = trainables.module(values["trainable"]).METRIC
     mistakes = [
         f"unknown entry {name!r}; a study has: {', '.join(FIELDS)}"
         for name in values
@@ -139,6 +154,8 @@ def read(
     space: Space | None = None
     try:
         space = _space(values).override(settings)
+        if "epochs" in space:
+            mistakes += space.unfit(Space({}, {"epochs": 1}))
     except UsageError as error:
         mistakes += error.mistakes
     if space is not None and not mistakes:

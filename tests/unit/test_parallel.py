@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,22 @@ EXACT = CONFIG | {"dropout": 0.0, "optimizer": "sgd", "epochs": 2}
 ONE_IMAGE = 0.005  # of 216, in the accuracy
 
 
+Pool = list[ProcessPoolExecutor]
+
+
 @pytest.fixture(scope="module")
-def pool() -> Iterator[ProcessPoolExecutor]:
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as processes:
-        yield processes
+def pool() -> Iterator[Pool]:
+    """A process for each rank: torch remembers, for as long as a process lives, which it had."""
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        yield [stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for _ in range(3)]
 
 
-def run(pool: ProcessPoolExecutor, function: Any, count: int, meeting: Path, *words: Any) -> Any:
+def run(pool: Pool, function: Any, count: int, meeting: Path, *words: Any) -> Any:
     """What the function gives in each of `count` processes that have joined."""
     started = [
-        pool.submit(_joined, rank, count, str(meeting), function, *words) for rank in range(count)
+        one.submit(_joined, rank, count, str(meeting), function, *words)
+        for rank, one in enumerate(pool[:count])
     ]
     return [one.result() for one in started]
 
@@ -56,7 +63,7 @@ def train_odd(data: Path, directory: Path, start: Path | None) -> list[Metrics]:
 
 @pytest.mark.parametrize(("function", "count"), [(train, 2), (train_odd, 3)])
 def test_several_processes_train_what_one_does(
-    pool: ProcessPoolExecutor, mnist_directory: Path, tmp_path: Path, function: Any, count: int
+    pool: Pool, mnist_directory: Path, tmp_path: Path, function: Any, count: int
 ) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     expected = function(mnist_directory, alone, None)
@@ -71,7 +78,7 @@ def test_several_processes_train_what_one_does(
 
 
 def test_what_two_processes_saved_one_goes_on_from(
-    pool: ProcessPoolExecutor, mnist_directory: Path, tmp_path: Path
+    pool: Pool, mnist_directory: Path, tmp_path: Path
 ) -> None:
     whole = train(mnist_directory, tmp_path / "whole", None)
     run(pool, _one_epoch, 2, tmp_path / "m", mnist_directory, tmp_path / "state")
@@ -84,7 +91,7 @@ def _one_epoch(data: Path, directory: Path) -> None:
     save(directory)
 
 
-def test_batch_normalisation_is_over_all_parts(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
+def test_batch_normalisation_is_over_all_parts(pool: Pool, tmp_path: Path) -> None:
     alone = _normalise()
     parts = run(pool, _normalise, 2, tmp_path / "m")
     for value, *halves in zip(alone, *parts, strict=True):
@@ -106,7 +113,7 @@ def _normalise() -> tuple[torch.Tensor, ...]:
     return output.detach(), batch.grad, layer.running_mean, layer.running_var
 
 
-def test_dropout_differs_between_processes(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
+def test_dropout_differs_between_processes(pool: Pool, tmp_path: Path) -> None:
     first, second = run(pool, _draw, 2, tmp_path / "m")
     assert first[0] != second[0]
     assert first[1] == second[1]

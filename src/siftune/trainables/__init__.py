@@ -3,11 +3,14 @@
 Two kinds. One of ours is a module with
 
     SPACE                          its default space
+    METRIC                         what a study of it looks for: a metric, and min or max
     prepare(data, **options)       fetches what it needs, once, before any trial
     epochs(config, *, start, seed, data, **options)
                                    yields (metrics, save) once per epoch
     evaluate(directory, *, seed, data, **options)
                                    metrics of saved weights, on the test set
+    memory_gib(space, processes, **options)
+                                   optional: what each GPU of a trial needs, for the largest config
 
 The user's own is any function of a config in a file, FILE.py:FUNC, that calls `tune.report` or
 yields its metrics; or a script, FILE.py, that takes flags and prints its metrics (script.py).
@@ -18,10 +21,11 @@ import importlib.util
 import inspect
 import os
 import random
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -29,13 +33,14 @@ from typing import Any
 
 from siftune import cluster, imports, registry
 from siftune.errors import UsageError
-from siftune.space import Config
+from siftune.space import Config, Space
 from siftune.trainables import script
 
 TRAINABLES = {
     "mnist": "siftune.trainables.mnist",
     "resnet18": "siftune.trainables.resnet18",
     "sklearn": "siftune.trainables.sklearn",
+    "t5": "siftune.trainables.t5",
 }
 
 
@@ -77,6 +82,13 @@ class Trainable:
             "trainable", self.name, module(self.name).epochs, self.options
         )
 
+    def memory_gib(self, space: Space) -> float | None:
+        """What each process needs of its GPU for the largest config, if that is known."""
+        if self.name not in TRAINABLES or not hasattr(module(self.name), "memory_gib"):
+            return None
+        needed: float | None = module(self.name).memory_gib(space, self.processes, **self.options)
+        return needed
+
     def prepare(self) -> None:
         """Fetches data, before any trial starts. Raises DataError where it cannot."""
         if self.name in TRAINABLES:
@@ -104,9 +116,17 @@ class Trainable:
             return ranks.whereabouts()
         return cluster.whereabouts()
 
-    def run(self, config: Config, start: Path | None, report: Callable[..., None]) -> None:
+    def run(
+        self,
+        config: Config,
+        start: Path | None,
+        report: Callable[..., None],
+        *,
+        room: Path | None = None,
+    ) -> None:
         """This process's part of a trial. `start`: a checkpoint to go on from. `report` gets the
-        metrics of each epoch, and its checkpoint as `checkpoint`."""
+        metrics of each epoch, and its checkpoint as `checkpoint`: a directory in `room`, which all
+        processes of the trial reach, or one of this process's."""
         from ray import tune
 
         if self.name not in TRAINABLES:
@@ -115,9 +135,24 @@ class Trainable:
         for metrics, save in module(self.name).epochs(
             config, start=start, seed=self.seed, data=self.data, **self.options
         ):
-            with tempfile.TemporaryDirectory(prefix="sift-") as directory:
-                save(Path(directory))
+            with _unsaved(room, metrics["epoch"]) as directory:
+                save(directory)
                 report(metrics, checkpoint=tune.Checkpoint.from_directory(directory))
+
+
+@contextmanager
+def _unsaved(room: Path | None, epoch: int) -> Iterator[Path]:
+    """The directory of an epoch's checkpoint, until it is kept elsewhere."""
+    if room is None:
+        with tempfile.TemporaryDirectory(prefix="sift-") as own:
+            yield Path(own)
+        return
+    directory = room / f".epoch{epoch}"
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)  # no process writes there any more
 
 
 def module(name: str) -> ModuleType:

@@ -37,6 +37,8 @@ class Training:
     batch_size: int
     epochs: int
     device: torch.device
+    accumulation: int = 1  # parts in which a batch is computed
+    sharded: bool = False  # whether each process has a part of model and optimizer, and saves it
 
 
 def default_device() -> torch.device:
@@ -76,11 +78,11 @@ def run_epochs(
     """Trains, and yields after each epoch its metrics and a function that saves the state.
 
     Metrics: `loss` (mean over the training samples), those of `validate`, `epoch` (from 1, counting
-    on from `start`), `samples_per_s` (training only). `save(directory)` writes one file, state.pt,
-    in process 0 of the trial alone, and is good until the next epoch is asked for. How many
-    processes there are makes no difference to the file. `start` is such a directory. Nothing random
-    is in the file: every epoch draws anew from the seed and its number, so that an interrupted
-    training equals an uninterrupted one whatever else ran in the process.
+    on from `start`), `samples_per_s` (training only). `save(directory)` is called in all processes
+    of the trial, and good until the next epoch is asked for: it writes one file, state.pt, or where
+    the training is sharded each process's part. `start` is such a directory, of however many
+    processes. Nothing random is in it: every epoch draws anew from the seed and its number, so that
+    an interrupted training equals an uninterrupted one whatever else ran in the process.
 
     The config rules, not the file: rates come from the config even where `start` was saved under
     another one (population-based training clones a trial and changes its lr).
@@ -110,18 +112,25 @@ def _train_one_epoch(training: Training, epoch: int, generator: torch.Generator)
     training.model.train()
     for step, batch in enumerate(order.split(training.batch_size), start=(epoch - 1) * steps):
         training.set_rates(step, training.epochs * steps)
-        losses = training.batch_loss(parallel.part(batch))
         training.optimizer.zero_grad(set_to_none=True)
-        # Times the processes, of whose gradients the mean is taken.
-        (losses * (parallel.processes() / len(batch))).backward()
+        for some in parallel.part(batch).tensor_split(training.accumulation):
+            losses = training.batch_loss(some)
+            # Times the processes, of whose gradients the mean is taken.
+            (losses * (parallel.processes() / len(batch))).backward()
+            total += losses.detach()
         training.optimizer.step()
-        total += losses.detach()
     loss_mean = parallel.total(total).item() / training.samples
     seconds = time.perf_counter() - begin
     return {"loss": loss_mean, "epoch": epoch, "samples_per_s": training.samples / seconds}
 
 
 def _save(training: Training, epoch: int, directory: Path) -> None:
+    if training.sharded:
+        from siftune.trainables import shards  # whose imports take a while
+
+        said = {"config": training.config, "epoch": epoch}
+        shards.save(directory, training.model, training.optimizer, said)
+        return
     if parallel.rank() > 0:
         return
     state = {
@@ -144,6 +153,10 @@ def load_state(directory: Path, device: torch.device) -> dict[str, Any]:
 
 def _restore(training: Training, directory: Path) -> int:
     """Takes the saved model and moments; the number of epochs behind them."""
+    if training.sharded:
+        from siftune.trainables import shards
+
+        return shards.load(directory, training.model, training.optimizer)["epoch"]
     state = load_state(directory, training.device)
     training.model.load_state_dict(state["model"])
     if state["optimizer"] == type(training.optimizer).__name__:

@@ -49,6 +49,7 @@ SPACE: dict[str, Any] = {
     "epochs": tune.choice([2, 3, 5]),
     "num_classes": 10,
 }
+METRIC = ("val_accuracy", "max")
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),

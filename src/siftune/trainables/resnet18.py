@@ -43,6 +43,7 @@ SPACE: dict[str, Any] = {
     "flip": tune.choice([True, False]),
     "epochs": 10,
 }
+METRIC = ("val_accuracy", "max")
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": partial(SGD, momentum=0.9, nesterov=True),

@@ -29,6 +29,7 @@ SPACE: dict[str, Any] = {
     "power_t": when("schedule == 'invscaling'", tune.uniform(0.1, 0.5)),
     "epochs": 20,
 }
+METRIC = ("val_accuracy", "max")
 
 STATE_FILE = "state.npz"
 

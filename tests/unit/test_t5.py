@@ -1,0 +1,199 @@
+"""The trainable `t5`: real text, every size, and what it needs."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from test_parallel import Pool, pool, run  # noqa: F401  a fixture
+
+from siftune.data import DataError
+from siftune.space import Space
+from siftune.study import PRESETS, read
+from siftune.trainables import corpus, t5
+from siftune.trainables.loop import Metrics
+
+CONFIG: dict[str, Any] = {
+    "hidden_size": 40,  # 3 heads do not divide it
+    "num_heads": 3,
+    "num_layers": 2,
+    "d_ff": 64,
+    "dropout": 0.0,
+    "lr": 3e-3,
+    "warmup": 0.1,
+    "weight_decay": 0.01,
+    "batch_size": 16,
+    "accumulation": 1,
+    "recompute": False,
+    "epochs": 2,
+}
+OPTIONS: dict[str, Any] = {"length": 96, "windows": 340}
+CPU = torch.device("cpu")
+VOCABULARY = corpus.Vocabulary()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def train(directory: Path, start: Path | None, config: dict[str, Any], **options: Any) -> list[Any]:
+    """Every epoch's metrics but its speed; the last one's state is in the directory."""
+    found: list[Metrics] = []
+    options = OPTIONS | options
+    for one, save in t5.epochs(CONFIG | config, start=start, seed=1, data=directory, **options):
+        save(directory)
+        found.append({k: v for k, v in one.items() if k != "samples_per_s"})
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Metrics], Path]:
+    directory = tmp_path_factory.mktemp("whole")
+    return train(directory, None, {}), directory
+
+
+def test_it_learns_from_the_standard_library(whole: tuple[list[Metrics], Path]) -> None:
+    first, second = whole[0]
+    assert 0 < second["bits_per_byte"] < first["bits_per_byte"] < 8
+    assert second["loss"] < first["loss"] < math.log(384)
+    assert t5.evaluate(whole[1], seed=1, data=whole[1], **OPTIONS) == pytest.approx(
+        {name: second[name] for name in ("val_loss", "bits_per_byte")}, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("change", [{"accumulation": 3}, {"recompute": True}])
+def test_what_saves_memory_changes_nothing_else(
+    whole: tuple[list[Metrics], Path], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    for one, same in zip(whole[0], train(tmp_path, None, change), strict=True):
+        assert one == pytest.approx(same, rel=1e-3)
+
+
+def test_two_processes_have_half_of_it_each_and_train_the_same(
+    pool: Pool,  # noqa: F811
+    whole: tuple[list[Metrics], Path],
+    tmp_path: Path,
+) -> None:
+    first, second = run(pool, _sharded, 2, tmp_path / "m", tmp_path / "state")
+    assert first[0] == second[0]
+    for one, same in zip(whole[0], first[0], strict=True):
+        assert one == pytest.approx(same, rel=1e-3)
+    parameters = sum(p.numel() for p in t5.build(CONFIG, VOCABULARY).parameters())
+    assert first[1] + second[1] == parameters
+    assert abs(first[1] - second[1]) < 0.1 * parameters
+
+
+def _sharded(directory: Path) -> tuple[list[Metrics], int]:
+    """Its metrics, and how many of the parameters this process has after the training."""
+    import gc
+
+    from torch.distributed.tensor import DTensor
+
+    metrics = train(directory, None, {})
+    kept = [o for o in gc.get_objects() if isinstance(o, DTensor) and o.requires_grad]
+    return metrics, sum(tensor.to_local().numel() for tensor in kept)
+
+
+@pytest.mark.parametrize(("saved_by", "read_by"), [(1, 2), (2, 1), (2, 3)])
+def test_a_checkpoint_goes_on_in_another_number_of_processes(
+    pool: Pool,  # noqa: F811
+    whole: tuple[list[Metrics], Path],
+    tmp_path: Path,
+    saved_by: int,
+    read_by: int,
+) -> None:
+    state, rest = tmp_path / "state", tmp_path / "rest"
+    if saved_by == 1:
+        _one_epoch(state)
+    else:
+        run(pool, _one_epoch, saved_by, tmp_path / "m1", state)
+    if read_by == 1:
+        (second,) = train(rest, state, {})
+    else:
+        ((second,), *_) = run(pool, train, read_by, tmp_path / "m2", rest, state, {})
+    assert second == pytest.approx(whole[0][1], rel=1e-3)
+
+
+def _one_epoch(directory: Path) -> None:
+    _, save = next(t5.epochs(CONFIG, start=None, seed=1, data=directory, **OPTIONS))
+    save(directory)
+
+
+def test_what_is_taken_out_can_be_put_back() -> None:
+    windows = torch.randint(3, 259, (50, 300))
+    inputs, targets = corpus.corrupt(windows, VOCABULARY)
+    assert (inputs.shape[1], targets.shape[1]) == corpus.lengths(300)
+    for window, kept, taken in zip(
+        windows.tolist(), inputs.tolist(), targets.tolist(), strict=True
+    ):
+        assert (kept.pop(), taken.pop()) == (VOCABULARY.eos, VOCABULARY.eos)
+        pieces: dict[int, list[int]] = {}
+        for token in taken:
+            if token >= 259:
+                pieces[token] = []
+                last = pieces[token]
+            else:
+                last.append(token)
+        assert list(pieces) == [383, 382]
+        assert all(pieces.values())
+        put_back = [t for token in kept for t in pieces.get(token, [token])]
+        assert put_back == window
+
+
+def test_a_model_and_a_data_set_of_hugging_faces(tmp_path: Path) -> None:
+    t5.build(CONFIG, VOCABULARY).save_pretrained(tmp_path / "model")
+    frame = pd.DataFrame({"text": ["a sentence that is not too short. " * 40] * 10})
+    (tmp_path / "set").mkdir()
+    frame.to_parquet(tmp_path / "set" / "train.parquet")
+    options = {"model": str(tmp_path / "model"), "text": str(tmp_path / "set"), "windows": 100}
+    t5.prepare(tmp_path, **OPTIONS | options)
+    config = {"num_layers": 7}  # its own sizes count
+    first, second = train(tmp_path / "state", None, config, **options)
+    assert second["bits_per_byte"] < first["bits_per_byte"]
+    frame.rename(columns={"text": "content"}).to_parquet(tmp_path / "set" / "train.parquet")
+    with pytest.raises(DataError, match="no column 'text'; it has: content"):
+        t5.prepare(tmp_path, **OPTIONS | options | {"windows": 99})
+
+
+def test_what_is_not_there_is_said_before_the_start(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no text in"):
+        t5.prepare(tmp_path, text=str(tmp_path))
+    (tmp_path / "short.txt").write_text("short")
+    with pytest.raises(DataError, match="are too few"):
+        t5.prepare(tmp_path, text=str(tmp_path))
+    with pytest.raises(DataError, match=r"no model of Hugging Face's in .*config\.json"):
+        t5.prepare(tmp_path, model=str(tmp_path))
+
+
+def test_the_preset_of_five_billion_parameters() -> None:
+    study = read([PRESETS["t5-5b"]], {})
+    with torch.device("meta"):
+        network = t5.build({name: study.space.bounds(name)[1] for name in t5.SPACE}, VOCABULARY)
+    assert 4.5e9 < sum(p.numel() for p in network.parameters()) < 5.5e9
+    one, two, four = (t5.memory_gib(study.space, processes) for processes in (1, 2, 4))
+    assert one
+    assert two
+    assert four
+    assert one > 79 > two > 4.9e9 * 16 / 2 / 2**30  # an A100 has 79
+    assert two > four
+
+
+def test_the_estimate_grows_with_what_costs_memory() -> None:
+    def needed(**changed: Any) -> float:
+        found = t5.memory_gib(Space.read(t5.SPACE | changed), 1)
+        assert found
+        return found
+
+    assert needed() < 79
+    assert needed(batch_size=256) > needed() > needed(accumulation=4) > needed(recompute=True)
+    assert t5.memory_gib(Space.read(t5.SPACE), 1, model="given") is None
+
+
+def test_the_state_is_read_without_running_it(whole: tuple[list[Metrics], Path]) -> None:
+    files = sorted(path.suffix for path in whole[1].iterdir())
+    assert files == [".json", ".safetensors"]
+    assert json.loads((whole[1] / "state.json").read_text())["epoch"] == 2
