@@ -16,9 +16,9 @@ WORDS = words=$$(xargs -r printf '%q ' <<< "$$ARGS") && eval "set -- $$words"
 
 # What submit.sh, status.sh and build.sh read.
 export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE KEY
-export RESTARTS RESUME DRY_RUN ARGS STUDY RESULTS
+export RESTARTS RESUME DRY_RUN ARGS STUDY RESULTS REQUIREMENTS
 
-.PHONY: help setup new tune image sbom sign verify dist submit grow status cancel logs test test-arm lint \
+.PHONY: help setup new tune image overlay sbom sign verify dist submit grow status cancel logs test test-arm lint \
 	bench soak cluster cluster-down lock clean
 
 help: ## this list
@@ -42,6 +42,9 @@ tune: setup ## a study of 8 trials on a part of MNIST, here, in about 3 minutes;
 
 image: ## tune.sif, without root: [BASE=debian|SITE.sif FLAVOUR=cu13|cu12|site CA_BUNDLE=FILE OUT=tune.sif]; tune-arm64.sif: ARCH=arm64
 	@containers/build.sh
+
+overlay: ## an overlay of tune.sif with packages of your own: [REQUIREMENTS=requirements.txt IMAGE=tune.sif]
+	@containers/overlay.sh
 
 sbom: ## tune.cdx.json, the packages in tune.sif as CycloneDX: [IMAGE=tune.sif]
 	@containers/sbom.sh

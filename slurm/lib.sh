@@ -142,6 +142,7 @@ in_image() {
     IN_IMAGE=(apptainer --silent exec)
     [[ -z $GPU_FLAG ]] || IN_IMAGE+=("$GPU_FLAG")
     [[ -z $BINDS ]] || IN_IMAGE+=(--bind "$BINDS")
+    [[ ! -e $job/overlay ]] || IN_IMAGE+=(--overlay "$(< "$job/overlay")")
     IN_IMAGE+=(--no-home --bind "$PWD" --bind "$(node_tmp "$NODE_TMP")" --pwd "$PWD"
         --env "RAY_AUTH_MODE=token,RAY_AUTH_TOKEN_PATH=$job/token,SIFTUNE_JOB=$job,SIFTUNE_ORIGIN=${origin:-}"
         --env "RAY_USE_TLS=1,RAY_TLS_CA_CERT=$job/tls/job.crt,RAY_TLS_SERVER_CERT=$own.crt,RAY_TLS_SERVER_KEY=$own.key"

@@ -30,14 +30,15 @@ main() {
     [[ $PWD != *[,:\"]* ]] || die "submit from a directory without comma, colon and quote in its path: $PWD" 2
     [[ $restarts =~ ^[0-9]{1,4}$ ]] || die "RESTARTS must be a whole number, got '$restarts'" 2
 
-    local name=${NAME:-${RESUME:-siftune}}
+    local name=${NAME:-${RESUME:-siftune}} overlay=''
     local -a words=() command
     # xargs takes quotes apart as a shell does, and evaluates nothing.
     xargs -r true <<< "${ARGS:-}" || die "ARGS must be flags as a shell reads them, got: $ARGS" 2
     mapfile -d '' -t words < <(xargs -r printf '%s\0' <<< "${ARGS:-}")
     [[ -z ${NAME:-} ]] || words+=(--name "$NAME")
     [[ -z ${RESUME:-} ]] || words+=(--resume "$RESUME")
-    words=("$PROJECT/slurm/tune.sbatch" "$PROJECT" "$site" "$image" "$restarts" - "${words[@]}")
+    overlay=$(overlay_for "$image" "${words[@]}")
+    words=("$PROJECT/slurm/tune.sbatch" "$PROJECT" "$site" "$image" "${overlay:--}" "$restarts" - "${words[@]}")
     if [[ -n ${GROW:-} ]]; then
         [[ $GROW =~ ^[0-9]+$ && -d $PWD/.siftune/$GROW ]] ||
             die "JOB must be a job that runs and was submitted from this directory, got '$GROW'; make status shows them" 2
@@ -60,6 +61,32 @@ check_signature() {
     local said status=0
     said=$(IMAGE=$1 "$PROJECT/containers/sign.sh" verify 2>&1) || status=$?
     ((status == 0 || status == 3)) || die "$said; nothing was submitted" 2
+}
+
+# overlay_for IMAGE FLAG…: where the trainable's file has a requirements.txt beside it, the overlay with what
+# it lists, made if there is none
+overlay_for() {
+    local image=$1 before='' word trainable='' results=results list
+    shift
+    for word; do
+        case $before in
+            --results) results=$word ;;
+            --trainable) trainable=$word ;;
+            --config) trainable=${trainable:-$(trainable_of "$word")} ;;
+            --resume) trainable=$(trainable_of "$results/$word/study.yaml") ;; # the last, by RESUME
+        esac
+        [[ $word != --trainable=* ]] || trainable=${word#*=}
+        before=$word
+    done
+    list=$(dirname "${trainable%%:*}")/requirements.txt
+    [[ $trainable == *.py* && -r $list ]] || return 0
+    [[ -z ${DRY_RUN:-} ]] || { echo "${list%.txt}-LOCK.sqfs" && return; }
+    IMAGE=$image REQUIREMENTS=$list "$PROJECT/containers/overlay.sh"
+}
+
+# trainable_of STUDY.yaml
+trainable_of() {
+    sed -n "s/^trainable: *['\"]*\([^'\"]*\)['\"]*$/\1/p" "$1" 2> /dev/null || true
 }
 
 # check_name VARIABLE VALUE: as a study may be called

@@ -1,8 +1,10 @@
 """How large libraries are imported."""
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
@@ -16,3 +18,13 @@ def uncollected() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def how_to_have(path: Path) -> str:
+    """What to do where the user's file needs a package that is not there."""
+    listed = path.with_name("requirements.txt")
+    if not listed.is_file():
+        return f": list its package in {listed}"
+    if {"APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"}.isdisjoint(os.environ):
+        return f": install what {listed} lists"
+    return f": make overlay REQUIREMENTS={listed}, and start it with apptainer run --overlay"

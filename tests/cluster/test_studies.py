@@ -39,7 +39,7 @@ def check_study(study: Path, *, trials: int, slots: int) -> list[dict[str, Any]]
     summary = json.loads((study / "summary.json").read_text())
     assert summary["slots"] == slots
     best = json.loads((study / "best.json").read_text())
-    assert (study / best["checkpoint"]).is_file()
+    assert (study / best["checkpoint"]).exists()
     assert (study / "study.yaml").is_file()
     now = most = 0
     for event in found:  # begun and not ended: those that hold a slot
@@ -96,6 +96,28 @@ def test_a_trial_wider_than_a_node_spans_nodes(submit: Callable[..., Job]) -> No
     assert (again["cause"], again["epoch"]) == ("crash", 1)
     (failed,) = (e for e in found if e.get("state") == "failed")
     assert failed["error"].endswith("ValueError: the last one is at fault")
+    job.await_nothing_left()
+
+
+def test_a_t5_in_parts_on_two_gpus_pauses_and_goes_on(submit: Callable[..., Job]) -> None:
+    sizes = "hidden_size=32 num_heads=2 num_layers=1 d_ff=32 batch_size=16 epochs=4 warmup=0.1"
+    flags = "--trainable t5 --trainable-arg windows=200 --trainable-arg length=64 --trials 4 "
+    flags += "--gpus-per-trial 2 --scheduler hyperband --scheduler-arg eta=2 "
+    flags += " ".join(f"--set {one}" for one in sizes.split())
+    job = submit(GPUS=2, NAME="s", ARGS=flags)
+    said = job.wait()
+    assert job.status() == 0, said
+    assert "needs about" in said
+    found = events(job.study("s"))
+    assert {e["state"] for e in found if e["event"] == "end"} == {"completed", "pruned"}
+    epochs = [(e["trial"], e["epoch"]) for e in found if e["event"] == "epoch"]
+    for trial in {trial for trial, _ in epochs}:
+        mine = [epoch for other, epoch in epochs if other == trial]
+        assert mine == list(range(1, len(mine) + 1))
+    assert epochs != sorted(epochs)  # a trial went on after others
+    best = json.loads((job.study("s") / "best.json").read_text())
+    weights = job.study("s") / best["checkpoint"]
+    assert len(list(weights.glob("*.safetensors"))) == 2
     job.await_nothing_left()
 
 

@@ -33,7 +33,8 @@ def rendered(nodes: int, gpus: int, site: str, partition: str, minutes: int, **m
         f"--cpus-per-task={40 * gpus} --mem={230000 * gpus}M --gres=gpu:{gpus} --time={minutes} "
         f"{warning} --output=slurm-%j.out --open-mode=append --export=NONE "
         f"{ROOT}/slurm/tune.sbatch {ROOT} {site} {more.get('image', 'tune.sif')} "
-        f"{more.get('restarts', 20)} - {more.get('flags', '')}\n\n{SCRIPT}"
+        f"{more.get('overlay', '-')} {more.get('restarts', 20)} - "
+        f"{more.get('flags', '')}\n\n{SCRIPT}"
     )
 
 
@@ -104,3 +105,15 @@ def test_arguments_are_words_and_nothing_is_evaluated(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "made").exists()
     assert "uid=" not in done.stdout
+
+
+@pytest.mark.parametrize("how", ["--trainable FILE:train", "--trainable=FILE", "--config STUDY"])
+def test_a_list_of_packages_beside_the_trainable_is_an_overlay(tmp_path: Path, how: str) -> None:
+    (tmp_path / "requirements.txt").write_text("einops\n")
+    (tmp_path / "study.yaml").write_text(f"name: s\ntrainable: {tmp_path}/my_train.py:train\n")
+    flags = how.replace("FILE", f"{tmp_path}/my_train.py")
+    flags = flags.replace("STUDY", f"{tmp_path}/study.yaml")
+    done = submit(SITE="turpan", GPUS="2", ARGS=flags)
+    assert f" tune.sif {tmp_path}/requirements-LOCK.sqfs 20 - " in done.stdout, done.stderr
+    (tmp_path / "requirements.txt").unlink()
+    assert " tune.sif - 20 - " in submit(SITE="turpan", GPUS="2", ARGS=flags).stdout

@@ -11,6 +11,7 @@ Two kinds. One of ours is a module with
                                    metrics of saved weights, on the test set
     memory_gib(space, processes, **options)
                                    optional: what each GPU of a trial needs, for the largest config
+    needless(**options)            optional: names of SPACE that a space may lack with these options
 
 The user's own is any function of a config in a file, FILE.py:FUNC, that calls `tune.report` or
 yields its metrics; or a script, FILE.py, that takes flags and prints its metrics (script.py).
@@ -24,7 +25,7 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,9 +55,9 @@ class Trainable:
     options: dict[str, Any] = field(default_factory=dict)
     processes: int = 1  # of a trial; of several each has a GPU
 
-    def mistakes(self, parameters: Iterable[str]) -> list[str]:
-        """What is wrong with name and options, and with the names of the hyper-parameters. Runs
-        the user's file, once, as a worker will; a script with --help."""
+    def mistakes(self, space: Space) -> list[str]:
+        """What is wrong with name and options, and what in the space it cannot train. Runs the
+        user's file, once, as a worker will; a script with --help."""
         narrow = self.name == "sklearn" or script.is_script(self.name)
         if narrow and self.processes > 1:
             return [
@@ -68,7 +69,7 @@ class Trainable:
             if self.name not in TRAINABLES:
                 wrong = []
                 if script.is_script(self.name):
-                    wrong = script.mistakes(Path(self.name), parameters)
+                    wrong = script.mistakes(Path(self.name), space.names)
                 else:
                     user_function(self.name)
                 return wrong + [
@@ -78,9 +79,11 @@ class Trainable:
                 ]
         except UsageError as error:
             return list(error.mistakes)
-        return registry.option_mistakes(
-            "trainable", self.name, module(self.name).epochs, self.options
-        )
+        ours = module(self.name)
+        wrong = registry.option_mistakes("trainable", self.name, ours.epochs, self.options)
+        needless = ours.needless(**self.options) if hasattr(ours, "needless") and not wrong else ()
+        needed = {name: domain for name, domain in ours.SPACE.items() if name not in needless}
+        return wrong + [f"{self.name}: {m}" for m in space.unfit(Space.read(needed))]
 
     def memory_gib(self, space: Space) -> float | None:
         """What each process needs of its GPU for the largest config, if that is known."""
@@ -209,7 +212,10 @@ def load_file(path: Path) -> ModuleType:
             spec.loader.exec_module(loaded)
     except Exception as error:
         del sys.modules[name]
-        raise UsageError(f"{path} fails when imported: {type(error).__name__}: {error}") from error
+        said = f"{path} fails when imported: {type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError):
+            said += imports.how_to_have(path)
+        raise UsageError(said) from error
     return loaded
 
 

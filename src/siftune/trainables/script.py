@@ -20,6 +20,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
+from siftune import imports
 from siftune.errors import UsageError
 
 Report = Callable[[dict[str, Any]], None]
@@ -108,7 +109,8 @@ def _flags(path: Path) -> dict[str, bool]:
         raise UsageError(f"{path} --help takes more than {HELP_S:.0f} s") from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UsageError(f"{path} --help fails: {last}")
+        missing = imports.how_to_have(path) if last.startswith("ModuleNotFoundError") else ""
+        raise UsageError(f"{path} --help fails: {last}{missing}")
     usage = " ".join(done.stdout.partition("\n\n")[0].split())
     found = re.findall(r"(?<![\w-])(--[A-Za-z0-9][\w-]*)( [^\s\[\]|-][^\s\]|]*)?", usage)
     if not found:
