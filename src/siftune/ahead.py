@@ -5,6 +5,7 @@ Here, from its first model on, other processes compute the configs of the trials
 a searcher of its own and is told the same events in the same order; a config that is there counts
 as a running trial for the next. When a trial ends its slot takes the oldest config that is ready,
 and one more is ordered, which knows of that end: results replace what is ahead point by point.
+While the first model is fitted, trials begin with configs from before it, a few.
 """
 
 import contextlib
@@ -43,6 +44,8 @@ class Ahead(Proposals):
         self._ordered: dict[int, _Process] = {}
         self._ready: dict[int, Proposal | None] = {}  # None: the space is exhausted
         self._told: set[str] = set()  # trials to come that the processes take for running
+        self._spares: dict[int, Proposal] = {}  # without a model, for the trials that come next
+        self._ended = 0
 
     def begin(self, trial: str, config: Config) -> None:
         super().begin(trial, config)
@@ -58,13 +61,22 @@ class Ahead(Proposals):
 
     def end(self, trial: str, score: float | None) -> None:
         super().end(trial, score)
+        self._ended += 1
         self._tell(self._processes, "end", trial, score)
 
     def ask(self, number: int, *, ahead: int = 0) -> Proposal:
         self._collect()
-        if number not in self._ready and not self.searcher.is_slow():
-            return super().ask(number)
         last = min(number + ahead, (self.study.trials or 0) - 1)
+        if not self.searcher.is_slow():
+            fast = super().ask(number)
+            spares = range(number + 1, min(number + len(self._processes), last) + 1)
+            with contextlib.suppress(SpaceExhausted):
+                self._spares = {n: Proposal(self._fresh(n), self._ended) for n in spares}
+            return fast
+        for spare, config in self._spares.items():
+            if spare >= number:
+                self._have(spare, config, self._processes)
+        self._spares = {}
         for wanted in range(number, last + 1):
             if wanted not in self._ordered and wanted not in self._ready:
                 self._order(wanted)
@@ -99,14 +111,18 @@ class Ahead(Proposals):
                     number, config, knew, seconds = process.connection.recv()
                     del self._ordered[number]
                     self.spent_s += seconds
-                    self._ready[number] = None if config is None else Proposal(config, knew)
+                    self._ready[number] = None
                     if config is not None:
-                        name = trial_name(number)
-                        self._told.add(name)
                         others = [other for other in self._processes if other is not process]
-                        self._tell(others, "begin", name, config)
+                        self._have(number, Proposal(config, knew), others)
             except (EOFError, OSError):
                 self._lose(process)
+
+    def _have(self, number: int, proposal: Proposal, others: list["_Process"]) -> None:
+        """The config of a trial to come, which the others are to take for running."""
+        self._ready[number] = proposal
+        self._told.add(trial_name(number))
+        self._tell(others, "begin", trial_name(number), proposal.config)
 
     def _tell(self, processes: list["_Process"], *message: Any) -> bool:
         """Whether all of them still listen."""
