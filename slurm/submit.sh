@@ -78,7 +78,7 @@ overlay_for() {
         [[ $word != --trainable=* ]] || trainable=${word#*=}
         before=$word
     done
-    list=$(dirname "${trainable%%:*}")/requirements.txt
+    list=$(dirname -- "${trainable%%:*}")/requirements.txt
     [[ $trainable == *.py* && -r $list ]] || return 0
     [[ -z ${DRY_RUN:-} ]] || { echo "${list%.txt}-LOCK.sqfs" && return; }
     IMAGE=$image REQUIREMENTS=$list "$PROJECT/containers/overlay.sh"

@@ -125,9 +125,9 @@ class _Host:
         self._trials: dict[int, tuple[dict[str, Any], int]] = {}
 
     async def call(self, key: int, method: str, *words: Any, **more: Any) -> Any:
-        if method in ("begin", "reset"):
+        if method in ("make", "begin", "reset"):
             self._trials[key] = (words[0], 0)
-        elif method == "train":
+        if method in ("begin", "train"):
             return await self._train(key)
         return True
 
@@ -168,7 +168,7 @@ class _ActorClass:
     def remote(self, config: dict[str, Any], storage: Any) -> "_Actor":
         key = next(self._keys)
         actor = _Actor(self._hosts[key % len(self._hosts)], key)
-        actor.begin.remote(config)
+        actor.make.remote(config)
         return actor
 
 
