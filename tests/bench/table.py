@@ -66,8 +66,8 @@ ROWS: list[tuple[str, str, str, str, str]] = [
         "page",
         "seconds of a job with the 8 trials of the Turpan page's study, 4 nodes with 2 GPUs each",
         "{siftune_s:.0f}",
-        "the page's script and batch file, which run 32: {page_s:.0f}",
-        "{ratio:.1f}",
+        "the page's script and batch file, which run 32: at least {page_s:,.0f}",
+        "at least {ratio:.1f}",
     ),
     (
         "training",
