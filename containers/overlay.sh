@@ -60,7 +60,8 @@ resolve() {
     uv pip compile -q --python $own --generate-hashes --no-emit-index-url --no-annotate --no-header \
       -c /mnt/constraints --excludes /mnt/excludes $(sed "s/^/--no-emit-package=/" /mnt/names) \
       -o /mnt/requirements.lock /mnt/requirements.in
-  ' || die "$list and what is in $image do not go together, or cannot be had; the reason is above"
+  ' || die "$list and what is in $image do not go together, or cannot be had; the reason is above." \
+    "A list that is not meant for the image needs another name"
   { printf '%s\n' "$header" && cat "$scratch/requirements.lock"; } > "$lock.part"
   mv "$lock.part" "$lock"
 }
