@@ -1,12 +1,11 @@
 """What the image has, for uv: names, constraints and excludes, a file each in the directory that is
 named. Run by the image's Python."""
 
-import re
 import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
-found = {re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in distributions()}
+found = {d.metadata["Name"]: d.version for d in distributions()}  # uv knows all spellings
 # A version of the site's own is in no registry, so that no constraint could be met with it.
 own = {name for name, version in found.items() if "+" in version} | {"siftune"}
 directory = Path(sys.argv[1])

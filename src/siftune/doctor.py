@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from siftune import cluster, data
+from siftune import cluster, data, imports
 
 # By name the oldest driver, None where that depends on the base, and the architectures. The best
 # comes first. containers/flavours/*.args is what is built from; a test compares.
@@ -129,12 +129,11 @@ def flavour(place: Place) -> Finding:
 
 
 def gpus(place: Place) -> Finding:
-    container = {"APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"} & os.environ.keys()
     return judge_gpus(
         driver=_driver() is not None,
         devices=_devices(),
         library=_loads("libcuda.so.1"),
-        container=bool(container),
+        container=imports.in_container(),
     )
 
 

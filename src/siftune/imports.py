@@ -1,4 +1,4 @@
-"""How large libraries are imported."""
+"""How libraries are imported, and what to do where one is not there."""
 
 import gc
 import os
@@ -20,11 +20,15 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def in_container() -> bool:
+    return not {"APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"}.isdisjoint(os.environ)
+
+
 def how_to_have(path: Path) -> str:
     """What to do where the user's file needs a package that is not there."""
     listed = path.with_name("requirements.txt")
     if not listed.is_file():
         return f": list its package in {listed}"
-    if {"APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"}.isdisjoint(os.environ):
+    if not in_container():
         return f": install what {listed} lists"
     return f": make overlay REQUIREMENTS={listed}, and start it with apptainer run --overlay"

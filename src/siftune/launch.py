@@ -204,9 +204,9 @@ def _check_memory(study: Study, trainable: Trainable) -> list[str]:
         return []
     said = f"a trial of the largest config needs about {needed:.0f} GiB of "
     said += f"each of its {trainable.processes} GPUs" if trainable.processes > 1 else "memory"
-    if (has := cluster.gpu_gib()) is None:
+    if not study.gpus_per_trial or (has := cluster.gpu_gib()) is None:
         return [said]
-    share = has * min(1, study.gpus_per_trial or 0)
+    share = has * min(1, study.gpus_per_trial)
     if needed > share:
         raise UsageError(
             f"{said}, and there are {share:.0f}: give it more with --gpus-per-trial, or set a "

@@ -31,7 +31,6 @@ CONFIG: dict[str, Any] = {
     "epochs": 2,
 }
 OPTIONS: dict[str, Any] = {"length": 96, "windows": 340}
-CPU = torch.device("cpu")
 VOCABULARY = corpus.Vocabulary()
 
 

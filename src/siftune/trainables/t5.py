@@ -61,6 +61,7 @@ def prepare(data: Path, **options: Any) -> None:
     if (model := options.get("model")) and not (Path(model) / "config.json").is_file():
         raise DataError(f"there is no model of Hugging Face's in {model}: it has no config.json")
     _load(torch.device("cpu"), 0, **options)
+    corpus.load.cache_clear()  # not for the driver to hold as long as the study runs
 
 
 def needless(*, model: str = "", **_: Any) -> tuple[str, ...]:
@@ -102,7 +103,8 @@ def epochs(
     )
 
     def batch_loss(batch: Tensor) -> Tensor:
-        return _nats(network, *_corrupted(found, batch)) / target_length
+        corrupted = corpus.corrupt(found.train[batch], found.vocabulary)
+        return _nats(network, *corrupted) / target_length
 
     target_length = found.val_targets.shape[1]
     training = Training(
@@ -122,21 +124,12 @@ def epochs(
     yield from run_epochs(training, start=start, seed=seed)
 
 
-def evaluate(
-    directory: Path,
-    *,
-    seed: int,
-    data: Path,
-    text: str = "",
-    length: int = 256,
-    windows: int | None = None,
-    model: str = "",
-) -> dict[str, float]:
-    """`val_loss` and `bits_per_byte` of the weights in `directory`."""
+def evaluate(directory: Path, *, seed: int, data: Path, **options: Any) -> dict[str, float]:
+    """`val_loss` and `bits_per_byte` of the weights in `directory`; options as for `epochs`."""
     device = default_device()
-    found = _load(device, seed, text=text, length=length, windows=windows, model=model)
+    found = _load(device, seed, **options)
     config = shards.info(directory)["config"]
-    network: Any = _build(config, model)
+    network: Any = _build(config, options.get("model", ""))
     network.to(device)
     shards.load(directory, network, None)
     return _score(network, found)
@@ -229,10 +222,6 @@ def _load(
 def _tokenizer(model: str) -> str:
     """The directory, if the model there reads something else than bytes."""
     return model if model and any(Path(model).glob("*tokenizer*")) else ""
-
-
-def _corrupted(found: corpus.Text, batch: Tensor) -> tuple[Tensor, Tensor]:
-    return corpus.corrupt(found.train[batch], found.vocabulary)
 
 
 def _nats(network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
