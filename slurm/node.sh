@@ -110,9 +110,9 @@ start_ray() {
         # A node that is out of reach is given up after half a minute, not after a whole one.
         export RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=4
         # Without Ray's autoscaler and dashboard: the cluster is what Slurm gave.
-        ray=(ray start --head --port="$port" --no-monitor --include-dashboard=false)
+        ray=("$tmp" start --head --port="$port" --no-monitor --include-dashboard=false)
     else
-        ray=(python -m siftune.join "$job/address" "$WAIT_S" start)
+        ray=("$tmp" --head "$job/address" --within "$WAIT_S" start)
     fi
     memory_mib=${SLURM_MEM_PER_NODE:-$MEM_PER_NODE_MIB}
     shm_mib=$(df -Pm /dev/shm | awk 'NR == 2 {print $4}')
@@ -122,7 +122,7 @@ start_ray() {
     # each CPU at once, none of which a trial can use, and one that reads logs for nobody.
     # It opens its own directory to every account: hence one below.
     exec "${IN_IMAGE[@]}" env TMPDIR="$tmp" TORCHINDUCTOR_CACHE_DIR="$tmp/inductor" RAY_prestart_worker_first_driver=0 \
-        "${ray[@]}" --block --disable-usage-stats --include-log-monitor=false \
+        python -m siftune.join "${ray[@]}" --block --disable-usage-stats --include-log-monitor=false \
         --node-ip-address="$ip" --temp-dir="$tmp/r" \
         --node-manager-port="$first" --object-manager-port=$((first + 1)) \
         --dashboard-agent-listen-port=$((first + 2)) --dashboard-agent-grpc-port=$((first + 3)) \

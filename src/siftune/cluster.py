@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from siftune import imports
+from siftune import imports, zygote
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +127,7 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial with no GPU sees none
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a user's function mean what they say
     "RAY_TRAIN_V2_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # nor any that no trial needs
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal is the log
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: save and stop
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -174,13 +175,15 @@ def connect(
             _set_certificate(directory)
             _read_environment()
             over = threading.Event()
-            try:
-                _start(directory, nodes()[0])
-                threading.Thread(target=_watch, args=(directory, lost, over), daemon=True).start()
-                yield
-            finally:
-                over.set()
-                ray.shutdown()
+            with zygote.zygote(directory):
+                try:
+                    _start(directory, nodes()[0])
+                    watch = (directory, lost, over)
+                    threading.Thread(target=_watch, args=watch, daemon=True).start()
+                    yield
+                finally:
+                    over.set()
+                    ray.shutdown()
 
 
 class ClusterError(RuntimeError):

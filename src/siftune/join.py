@@ -1,32 +1,46 @@
-"""Ray on the nodes of a job besides the head's: `ray start`, once the head is there.
+"""Ray on a node of a job: `ray start`, with a zygote beside it.
 
-    python -m siftune.join FILE DEADLINE_S start …
+    python -m siftune.join DIRECTORY [--head FILE --within SECONDS] start …
 
-FILE is where the head writes its address. Importing Ray takes about as long as starting the head
-does: it is done meanwhile.
+DIRECTORY is the job's own on this node. FILE is where the head writes its address: the other nodes
+wait for it. Importing Ray takes about as long as starting the head does: it is done meanwhile.
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
 
 from siftune.cluster import await_head
+from siftune.zygote import zygote
 
 
-def main(file: str, deadline_s: str, *command: str) -> None:
-    from ray.scripts.scripts import main as ray
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--head", type=Path)
+    parser.add_argument("--within", type=float)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    with zygote(options.directory):
+        from ray.scripts.scripts import main as ray
 
-    end = time.monotonic() + float(deadline_s)
+        sys.argv = ["ray", *options.command]
+        if options.head:
+            sys.argv.append(f"--address={_address(options.head, options.within)}")
+        ray()
+
+
+def _address(file: Path, within_s: float) -> str:
+    end = time.monotonic() + within_s
 
     def check() -> None:
         if time.monotonic() > end:
-            sys.exit(f"the job's head did not answer in {deadline_s} s")
+            sys.exit(f"the job's head did not answer in {within_s:.0f} s")
         time.sleep(0.1)
 
-    address = await_head(Path(file), check)
-    sys.argv = ["ray", *command, f"--address={address}"]
-    ray()
+    return await_head(file, check)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -28,7 +28,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.train._internal.session import get_session
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from siftune import cluster, parallel
+from siftune import cluster, parallel, zygote
 from siftune.failures import RankEndedError
 from siftune.space import Config
 
@@ -179,6 +179,7 @@ class _Rank:
     only who has the job's keys gets there."""
 
     def __init__(self) -> None:
+        zygote.take_threads()
         self._meeting: Any = dist.HashStore()  # type: ignore[attr-defined]
         self._meeting.set_timeout(_PATIENCE)
 

@@ -38,7 +38,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 from ray.tune.trainable.function_trainable import FunctionTrainable, wrap_function
 
-from siftune import failures, memory
+from siftune import failures, memory, zygote
 from siftune.failures import Cause
 from siftune.journal import TRIED_AGAIN, Trial
 from siftune.progress import Progress
@@ -180,6 +180,10 @@ def _ray_trainable(trainable: Trainable) -> type[FunctionTrainable]:
         trainable.train(config)
 
     class Reporting(wrap_function(train)):  # type: ignore[misc]
+        def setup(self, *words: Any, **more: Any) -> None:
+            zygote.take_threads()
+            super().setup(*words, **more)
+
         def step(self) -> dict[str, Any]:
             result: dict[str, Any] = super().step()
             if RESULT_DUPLICATE not in result:

@@ -40,26 +40,31 @@ SLOTS = 2
 def measure(trials: int = 256) -> dict[str, float]:
     """Seconds of wall time per trial of each, two trials at a time, and what that is of siftune's.
 
-    All propose at random and train nothing. Ray is connected before, for those that use it. What
-    starts a process for each trial has a quarter of the trials: each costs the same. What does not
-    is measured with a quarter too: `warm` is the cost of those between, without the start.
+    All propose at random and train nothing. Ray is started before, each side's as it starts it
+    itself. What starts a process for each trial has a quarter of the trials: each costs the same.
+    What does not is measured with a quarter too: `warm` is the cost of those between, without the
+    start.
     """
+    import ray
+
     from siftune import cluster
 
     few = max(1, trials // 4)
+    seconds = {}
 
-    def warm(all_s: float, few_s: float) -> float:
-        return (all_s * trials - few_s * few) / (trials - few)
+    def with_start(side: str, measure_one: Callable[[int, Path], float], scratch: Path) -> None:
+        few_s = measure_one(few, scratch / f"few_{side}")
+        all_s = seconds[side] = measure_one(trials, scratch / f"all_{side}")
+        seconds[f"{side}_warm"] = (all_s * trials - few_s * few) / (trials - few)
 
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        seconds = {}
+        ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False)
+        with_start("ray_reuse", _ray_reuse, scratch)
+        seconds["ray"] = _ray_tune(few, scratch, reuse_actors=False)
+        ray.shutdown()
         with cluster.connect():
-            for side, measure_one in {"siftune": _siftune, "ray_reuse": _ray_reuse}.items():
-                few_s = measure_one(few, scratch / f"few_{side}")
-                seconds[side] = measure_one(trials, scratch / f"all_{side}")
-                seconds[f"{side}_warm"] = warm(seconds[side], few_s)
-            seconds["ray"] = _ray_tune(few, scratch, reuse_actors=False)
+            with_start("siftune", _siftune, scratch)
         seconds["optuna"] = _optuna(few, scratch)
         seconds["syne_tune"] = _syne_tune(few, scratch)
     ratios = {f"{name}_ratio": s / seconds["siftune"] for name, s in seconds.items()}
