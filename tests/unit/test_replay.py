@@ -5,8 +5,10 @@ the loop that all else trains in.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -53,6 +55,7 @@ class Trainer:
 
 @pytest.fixture
 def trainer(mnist_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    monkeypatch.setattr(replay, "_say", pytest.fail)  # on a GPU, if nothing was recorded
     return Trainer(mnist_directory, tmp_path, monkeypatch)
 
 
@@ -139,6 +142,37 @@ def test_only_one_gpu_alone_records_and_only_many_steps(monkeypatch: pytest.Monk
     assert not worth(recordable=False)
     monkeypatch.setattr(loop.parallel, "processes", lambda: 2)
     assert not worth()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_work_is_run_recorded_and_replayed_in_turn(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], fails: bool
+) -> None:
+    """What is asked of CUDA, in its place: the tests below ask CUDA itself."""
+    done: list[str] = []
+
+    @contextmanager
+    def recording(graph: Any, stream: Any) -> Iterator[None]:
+        done.append("record")
+        yield
+        done.pop()  # to record is not to run
+        if fails:
+            raise torch.AcceleratorError("operation not permitted\nwhen stream is capturing")
+
+    cuda = MagicMock(graph=recording)
+    cuda.CUDAGraph.return_value.replay = lambda: done.append("replay")
+    monkeypatch.setattr(torch, "cuda", cuda)
+    replay._say.cache_clear()
+    for _ in range(2):
+        done.clear()
+        runs = replay.Replay()
+        for _ in range(replay.WARM_UPS + 3):
+            runs(lambda: done.append("run"))
+        rest = ["record", *["run" if fails else "replay"] * 3]
+        assert done == ["run"] * replay.WARM_UPS + rest
+        assert runs.recorded == (not fails)
+    said = "trains without a CUDA graph, which could not be recorded: operation not permitted\n"
+    assert capfd.readouterr().err == (said if fails else "")
 
 
 @needs_gpu

@@ -60,10 +60,11 @@ class Replay:
                 work()
         except RuntimeError as error:  # all of CUDA's and PyTorch's are
             self._recordable = False
-            # Before PyTorch 2.13 the generator would wait for the end of the recording.
+            # In some versions of PyTorch its generator would wait for the end of the recording.
             generator = torch.cuda.default_generators[torch.cuda.current_device()]
             generator.graphsafe_set_state(generator.clone_state())
-            _say(f"trains without a CUDA graph, which this GPU or its driver refused: {error}")
+            why = str(error).partition("\n")[0]
+            _say(f"trains without a CUDA graph, which could not be recorded: {why}")
         else:
             self._graph = graph
 
