@@ -1,6 +1,6 @@
 """Samples per second of the trainable `mnist` against a plain DataLoader and ToTensor loop.
 
-    python tests/bench/samples_per_s.py --data data --threads 1
+    python -m tests.bench.samples_per_s --data data --threads 1
 
 The same network, optimizer, device, batch size and threads; the two take turns in one process, and
 the medians of the rounds are compared, so that a machine shared with others slows both.
@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, Subset
-from torchvision import datasets, transforms
 
 from siftune.data import ensure_mnist
 from siftune.trainables import mnist
 from siftune.trainables.loop import default_device
+from tests.bench import loader_loop
 
 CONFIG: dict[str, Any] = {
     "lr": 1e-3,
@@ -47,20 +44,12 @@ def measure(
     data: Path, *, rounds: int = 5, images: int = 6000, workers: int = 0
 ) -> dict[str, float]:
     """Median samples per second of either loop, and the ratio. One round more warms both up."""
-    dataset = Subset(
-        datasets.MNIST(
-            str(data),
-            train=True,
-            transform=transforms.Compose(
-                [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
-            ),
-        ),
-        range(images * 5 // 6),  # as many as are trained on of a part of that size
-    )
+    # As many as are trained on of a part of that size.
+    dataset = loader_loop.images(data, range(images * 5 // 6))
     ours, plain = [], []
     for _ in range(rounds + 1):
         ours.append(_ours(data, images))
-        plain.append(_plain(dataset, workers))
+        plain.append(loader_loop.train(dataset, CONFIG, workers=workers)[1][0])
     siftune, loader = statistics.median(ours[1:]), statistics.median(plain[1:])
     return {"siftune": siftune, "plain": loader, "ratio": siftune / loader}
 
@@ -68,26 +57,6 @@ def measure(
 def _ours(data: Path, images: int) -> float:
     metrics, _ = next(mnist.epochs(CONFIG, start=None, seed=1, data=data, images=images))
     return metrics["samples_per_s"]
-
-
-def _plain(dataset: Subset, workers: int) -> float:
-    """The loop of most tutorials: one epoch's samples per second."""
-    device = default_device()
-    model = mnist.build_model(CONFIG).to(device)
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=CONFIG["lr"], weight_decay=CONFIG["weight_decay"]
-    )
-    loader = DataLoader(dataset, CONFIG["batch_size"], shuffle=True, num_workers=workers)
-    loss_sum = 0.0
-    begin = time.perf_counter()
-    for images, labels in loader:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(images.to(device)), labels.to(device))
-        loss.backward()
-        optimizer.step()
-        loss_sum += loss.item()
-    return len(dataset) / (time.perf_counter() - begin)
 
 
 def main() -> None:

@@ -1,8 +1,26 @@
 """The README's figures are those that were measured."""
 
-from tests.bench.table import table
+from pathlib import Path
+
+import pytest
+
+from tests.bench import accuracy, gpu
+from tests.bench.table import ROWS, table
 from tests.readme import assert_part
 
 
 def test_the_table_in_the_readme_is_what_was_measured() -> None:
     assert_part("bench", table())
+
+
+def test_what_is_measured_on_a_gpu_fills_its_rows(
+    mnist_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU if there is one: that it can be measured where one is, is seen elsewhere too."""
+    monkeypatch.setattr(gpu, "WORKERS", 1)
+    monkeypatch.setattr(gpu, "EPOCHS", 1)
+    monkeypatch.setattr(accuracy, "SEEDS", (1, 2))
+    figures = gpu.measure(mnist_directory, rounds=1, images=300)
+    for name, _, *cells in ROWS:
+        if name == "gpu":
+            assert all(cell.format(**figures) for cell in cells if cell)

@@ -11,6 +11,7 @@ from torch import nn
 
 from siftune.trainables import mnist
 from siftune.trainables.loop import STATE_FILE, Metrics
+from siftune.trainables.update import set_rates
 
 CONFIG: dict[str, Any] = {
     "lr": 1e-3,
@@ -207,14 +208,9 @@ def test_all_mistakes_in_a_config_come_together(data: dict[str, Any]) -> None:
     assert "num_classes must be at least 10, got 5" in str(caught.value)
 
 
-def rates(steps: int, optimizer: str = "adam", **changed: Any) -> list[float]:
+def rates(steps: int, **changed: Any) -> list[float]:
     config = CONFIG | {"lr": 1.0} | changed
-    made = mnist.OPTIMIZERS[optimizer]([torch.zeros(1, requires_grad=True)], lr=1.0)
-    seen = []
-    for step in range(steps):
-        mnist.set_rates(made, config, step, steps)
-        seen.append(made.param_groups[0]["lr"])
-    return seen
+    return [mnist.rates(config, step, steps)[0] for step in range(steps)]
 
 
 def test_step_counts_in_per_cent_of_the_training() -> None:
@@ -234,8 +230,9 @@ def test_onecycle_is_pytorchs(optimizer: str, steps: int) -> None:
         mnist.OPTIMIZERS[optimizer]([torch.zeros(1, requires_grad=True)], lr=1.0) for _ in range(2)
     )
     reference = torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=1.0, total_steps=steps)
+    config = CONFIG | {"lr": 1.0, "scheduler": "onecycle"}
     for step in range(steps):
-        mnist.set_rates(made, CONFIG | {"lr": 1.0, "scheduler": "onecycle"}, step, steps)
+        set_rates(made, *mnist.rates(config, step, steps))
         for name in {"lr", "momentum", "betas"} & set(theirs.param_groups[0]):
             expected = theirs.param_groups[0][name]
             assert made.param_groups[0][name] == pytest.approx(expected, rel=1e-6)

@@ -16,8 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from siftune import parallel
+from siftune.trainables.replay import Replay
+from siftune.trainables.update import Rates, set_rates, step_at
 
 STATE_FILE = "state.pt"
+# Fewer steps are not recorded. To record is thought to take as long as some 20 steps without:
+# `make bench ARGS=gpu` measures it, and none was measured yet.
+STEPS_WORTH_RECORDING = 100
 
 Metrics = dict[str, float]
 Save = Callable[[Path], None]
@@ -32,13 +37,16 @@ class Training:
     optimizer: Optimizer
     batch_loss: Callable[[Tensor], Tensor]  # indices int64 [B] on the device -> sum of the losses
     validate: Callable[[], Metrics]  # in evaluation mode, without gradients
-    set_rates: Callable[[int, int], None]  # before step i of n: the optimizer's lr and momentum
+    rates: Callable[[int, int], Rates]  # of step i of n
     samples: int
     batch_size: int
     epochs: int
     device: torch.device
     accumulation: int = 1  # parts in which a batch is computed
     sharded: bool = False  # whether each process has a part of model and optimizer, and saves it
+    # Whether `batch_loss` is the same work for every batch, and never waits for the GPU, and the
+    # optimizer one that `step_at` knows: then one GPU's steps are recorded, and replayed.
+    recordable: bool = False
 
 
 def default_device() -> torch.device:
@@ -90,9 +98,10 @@ def run_epochs(
     Raises FloatingPointError if a metric is not finite.
     """
     done = 0 if start is None else _restore(training, start)
+    full = _FullBatches(training) if _worth_recording(training, done) else None
     for epoch in range(done + 1, training.epochs + 1):
         with reproducible(seed, epoch, training.device) as generator:
-            metrics = _train_one_epoch(training, epoch, generator)
+            metrics = _train_one_epoch(training, epoch, generator, full)
             metrics |= training.validate()
         for name, value in metrics.items():
             if not math.isfinite(value):
@@ -103,25 +112,89 @@ def run_epochs(
         yield metrics, partial(_save, training, epoch)
 
 
-def _train_one_epoch(training: Training, epoch: int, generator: torch.Generator) -> Metrics:
+def _train_one_epoch(
+    training: Training, epoch: int, generator: torch.Generator, full: _FullBatches | None
+) -> Metrics:
     begin = time.perf_counter()
-    steps = math.ceil(training.samples / training.batch_size)
-    # The loss is added up on the device and read once: to read it is to wait for the device.
-    total = torch.zeros((), device=training.device)
+    count = math.ceil(training.samples / training.batch_size)
+    steps = range((epoch - 1) * count, epoch * count)
+    rates = [training.rates(step, training.epochs * count) for step in steps]
     order = torch.randperm(training.samples, generator=generator).to(training.device)
     training.model.train()
-    for step, batch in enumerate(order.split(training.batch_size), start=(epoch - 1) * steps):
-        training.set_rates(step, training.epochs * steps)
-        training.optimizer.zero_grad(set_to_none=True)
-        for some in parallel.part(batch).tensor_split(training.accumulation):
-            losses = training.batch_loss(some)
-            # Times the processes, of whose gradients the mean is taken.
-            (losses * (parallel.processes() / len(batch))).backward()
-            total += losses.detach()
+    # The loss is added up on the device and read once: to read it is to wait for the device.
+    total = torch.zeros((), device=training.device)
+    done = 0 if full is None else full.train(order, rates, total)
+    for batch, (lr, momentum) in zip(
+        order.split(training.batch_size)[done:], rates[done:], strict=True
+    ):
+        set_rates(training.optimizer, lr, momentum)
+        _compute_gradients(training, batch, total)
         training.optimizer.step()
     loss_mean = parallel.total(total).item() / training.samples
     seconds = time.perf_counter() - begin
     return {"loss": loss_mean, "epoch": epoch, "samples_per_s": training.samples / seconds}
+
+
+def _compute_gradients(training: Training, batch: Tensor, total: Tensor) -> None:
+    """Of the mean loss of a batch [B]; the losses of this process's part are added to `total`."""
+    training.optimizer.zero_grad(set_to_none=True)
+    for some in parallel.part(batch).tensor_split(training.accumulation):
+        losses = training.batch_loss(some)
+        # Times the processes, of whose gradients the mean is taken.
+        losses.backward(torch.full_like(losses, parallel.processes() / len(batch)))
+        total += losses.detach()
+
+
+class _FullBatches:
+    """The steps of an epoch whose batches are full, each the same work, to be recorded: batch and
+    rates are on the device, and looked up by the number of the step, which is there too."""
+
+    def __init__(self, training: Training) -> None:
+        size, device = training.batch_size, training.device
+        self._training = training
+        self._count = training.samples // size
+        self._order = torch.empty(self._count, size, dtype=torch.int64, device=device)
+        self._rates = torch.empty(self._count, 2, device=device)
+        self._step = torch.zeros(1, dtype=torch.int64, device=device)
+        self._total = torch.zeros((), device=device)
+        self._momentum_changes = training.rates(0, 1)[1] is not None
+        self._replay = Replay() if device.type == "cuda" else None
+
+    def train(self, order: Tensor, rates: list[Rates], total: Tensor) -> int:
+        """Trains on the full batches of an order [samples], and adds their losses to `total`. How
+        many steps that were."""
+        self._order.copy_(order[: self._order.numel()].view_as(self._order))
+        self._rates.copy_(
+            torch.tensor([(lr, momentum or 0.0) for lr, momentum in rates[: self._count]])
+        )
+        self._step.zero_()
+        self._total.zero_()
+        for _ in range(self._count):
+            if self._replay:
+                self._replay(self._train_one)
+            else:
+                self._train_one()
+        total += self._total
+        return self._count
+
+    def _train_one(self) -> None:
+        batch = self._order.index_select(0, self._step)[0]
+        lr, momentum = self._rates.index_select(0, self._step)[0]
+        _compute_gradients(self._training, batch, self._total)
+        step_at(self._training.optimizer, lr, momentum if self._momentum_changes else None)
+        self._step += 1
+
+
+def _worth_recording(training: Training, done: int) -> bool:
+    """Whether the steps of the epochs that are left are to be recorded."""
+    steps = (training.epochs - done) * (training.samples // training.batch_size)
+    return (
+        training.recordable
+        and training.device.type == "cuda"
+        and parallel.processes() == 1  # else the gradients of the others are waited for
+        and training.accumulation == 1
+        and steps >= STEPS_WORTH_RECORDING
+    )
 
 
 def _save(training: Training, epoch: int, directory: Path) -> None:

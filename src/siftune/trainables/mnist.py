@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from siftune.trainables.loop import (
     reproducible,
     run_epochs,
 )
+from siftune.trainables.update import Rates
 
 # The space of a study that names no other. Edit it here, or override it: --set, --space, --config.
 SPACE: dict[str, Any] = {
@@ -56,16 +58,20 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
 }
-# fused: one kernel for all parameters, on the CPU too. Plain SGD learns little in so few epochs.
+# fused: one kernel for all parameters, on the CPU too. capturable: PyTorch lets a CUDA graph record
+# it; fused, it is the same kernel. Plain SGD learns little in so few epochs.
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adam": partial(Adam, fused=True),
+    "adam": partial(Adam, fused=True, capturable=True),
     "sgd": partial(SGD, momentum=0.9, fused=True),
-    "adamw": partial(AdamW, fused=True),
+    "adamw": partial(AdamW, fused=True, capturable=True),
 }
 
 PIXEL_MEAN, PIXEL_STD = 255 * 0.1307, 255 * 0.3081  # of the training set's bytes
 CLASSES = 10
 VALIDATION_BATCH = 500
+# Whether GPUs compute the network in bf16. `make bench ARGS=gpu` measures both; until it was run,
+# float32, with TF32 in the convolutions, as PyTorch has it.
+BF16 = False
 
 
 def prepare(data: Path, *, images: int | None = None) -> None:
@@ -99,7 +105,7 @@ def epochs(
     )
 
     def batch_loss(batch: Tensor) -> Tensor:
-        logits = forward(normalised(mnist.train_images[batch]))
+        logits = _logits(forward, mnist.train_images[batch])
         return functional.cross_entropy(logits, mnist.train_labels[batch], reduction="sum")
 
     def validate() -> Metrics:
@@ -112,11 +118,12 @@ def epochs(
         optimizer=optimizer,
         batch_loss=batch_loss,
         validate=validate,
-        set_rates=partial(set_rates, optimizer, config),
+        rates=partial(rates, config),
         samples=len(mnist.train_images),
         batch_size=config["batch_size"],
         epochs=config["epochs"],
         device=device,
+        recordable=True,
     )
     yield from run_epochs(training, start=start, seed=seed)
 
@@ -174,7 +181,14 @@ def build_model(config: dict[str, Any]) -> nn.Sequential:
 
 def normalised(images: Tensor) -> Tensor:
     """Bytes [B, 28, 28] to float32 [B, 1, 28, 28] of mean 0 and deviation 1."""
-    return images.unsqueeze(1).float().sub_(PIXEL_MEAN).div_(PIXEL_STD)
+    return (images.unsqueeze(1) - PIXEL_MEAN).div_(PIXEL_STD)
+
+
+def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Bytes [B, 28, 28] to float32 [B, num_classes]."""
+    low = BF16 and images.is_cuda
+    with torch.autocast("cuda", torch.bfloat16) if low else nullcontext():
+        return model(normalised(images)).float()
 
 
 @torch.inference_mode()
@@ -188,13 +202,13 @@ def score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, floa
     for some, truth in zip(
         images.split(VALIDATION_BATCH), labels.split(VALIDATION_BATCH), strict=True
     ):
-        logits = model(normalised(some))
+        logits = _logits(model, some)
         loss += functional.cross_entropy(logits, truth, reduction="sum")
         correct += (logits.argmax(1) == truth).sum()
     return parallel.total(loss).item() / count, parallel.total(correct).item() / count
 
 
-def set_rates(optimizer: Optimizer, config: dict[str, Any], step: int, steps: int) -> None:
+def rates(config: dict[str, Any], step: int, steps: int) -> Rates:
     """The learning rate, and under onecycle the momentum, of one step (from 0) of the training.
 
     none: `lr`. cosine: per epoch, from `lr` towards 0. onecycle: per step, as
@@ -211,12 +225,7 @@ def set_rates(optimizer: Optimizer, config: dict[str, Any], step: int, steps: in
         case "onecycle":
             factor, momentum = _onecycle(step, steps)
             lr *= factor
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-        if momentum is not None and "betas" in group:
-            group["betas"] = (momentum, group["betas"][1])
-        elif momentum is not None:
-            group["momentum"] = momentum
+    return lr, momentum
 
 
 def _onecycle(step: int, steps: int) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import torch
 from ray import tune
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 from transformers import T5Config, T5ForConditionalGeneration
 
 from siftune import parallel
@@ -32,6 +32,7 @@ from siftune.trainables.loop import (
     reproducible,
     run_epochs,
 )
+from siftune.trainables.update import Rates
 
 # The space of a study that names no other. Heads need not divide the width: as in T5, each has 64
 # values whatever that is.
@@ -113,7 +114,7 @@ def epochs(
         optimizer=optimizer,
         batch_loss=batch_loss,
         validate=partial(_score, network, found),
-        set_rates=partial(set_rates, optimizer, config),
+        rates=partial(rates, config),
         samples=len(found.train),
         batch_size=config["batch_size"],
         epochs=config["epochs"],
@@ -158,12 +159,11 @@ def blocks(network: nn.Module) -> list[nn.Module]:
     return [module for module in network.modules() if type(module).__name__ == "T5Block"]
 
 
-def set_rates(optimizer: Optimizer, config: dict[str, Any], step: int, steps: int) -> None:
+def rates(config: dict[str, Any], step: int, steps: int) -> Rates:
     """lr rises during `warmup`, and falls as a cosine to a tenth."""
     share = (step + 1) / steps
     factor = min(1.0, share / config["warmup"]) * (0.55 + 0.45 * math.cos(math.pi * share))
-    for group in optimizer.param_groups:
-        group["lr"] = config["lr"] * factor
+    return config["lr"] * factor, None
 
 
 def memory_gib(space: Space, processes: int, *, length: int = 256, **options: Any) -> float | None:

@@ -1,0 +1,52 @@
+"""Accuracy of the trainable `mnist` and of a plain DataLoader loop: the same configs, images and
+seeds, on MNIST's test set."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from siftune.data import TRAINING_IMAGES, load_mnist
+from siftune.trainables import mnist
+from siftune.trainables.loop import default_device
+from tests.bench import loader_loop
+from tests.bench.results import Figures
+from tests.bench.samples_per_s import CONFIG
+
+SEEDS = range(1, 6)
+
+
+def measure(data: Path, *, images: int = 12_000, epochs: int = 2) -> Figures:
+    """Mean and standard deviation of either's accuracy, in per cent; a sixth of the images is not
+    trained on."""
+    config = CONFIG | {"epochs": epochs}
+    ours = [siftune(data, config, seed, images) for seed in SEEDS]
+    theirs = [plain(data, config, seed, images) for seed in SEEDS]
+    return spread("siftune", ours) | spread("plain", theirs)
+
+
+def spread(name: str, values: list[float]) -> Figures:
+    return {name: statistics.mean(values), f"{name}_sd": statistics.stdev(values)}
+
+
+def siftune(data: Path, config: dict[str, Any], seed: int, images: int) -> float:
+    with tempfile.TemporaryDirectory() as directory:
+        for metrics, save in mnist.epochs(config, start=None, seed=seed, data=data, images=images):
+            if metrics["epoch"] == config["epochs"]:
+                save(Path(directory))
+        scores = mnist.evaluate(Path(directory), seed=seed, data=data, images=images)
+    return 100 * scores["test_accuracy"]
+
+
+def plain(data: Path, config: dict[str, Any], seed: int, images: int, workers: int = 0) -> float:
+    # Those that load_mnist has chosen for training.
+    order = torch.randperm(TRAINING_IMAGES, generator=torch.Generator().manual_seed(seed))
+    dataset = loader_loop.images(data, order[images // 6 : images].tolist())
+    torch.manual_seed(seed)
+    model, _ = loader_loop.train(dataset, config, workers=workers)
+    found = load_mnist(data, seed=seed, device=default_device(), images=images)
+    return 100 * mnist.score(model, found.test_images, found.test_labels)[1]
