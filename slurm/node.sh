@@ -13,6 +13,7 @@ main() {
     local project=$1 site=$2 image=$3 life failed=0
     job=$4
     source "$project/slurm/lib.sh"
+    source "$project/slurm/gpus.sh"
     load_site "$project" "$site"
     role=worker me=$NODE
     if [[ ${5:-} == join ]]; then
@@ -25,12 +26,13 @@ main() {
     check "$image"
     tmp=$(own_directory "$tmp" "sift-$SLURM_JOB_ID") || refuse "cannot make a directory in $tmp: correct NODE_TMP in the site's file"
     patience_s=20
-    trap 'stop_ray; rm -rf "$tmp"' EXIT
+    trap 'stop_ray; end_sampling; rm -rf "$tmp"' EXIT
     # Ray's sockets lie below it, and a socket's path has 107 bytes.
     ((${#tmp} + 2 <= 43)) || refuse "NODE_TMP makes the path $tmp/r, longer than 43 characters"
     # From outside, a signal goes to all processes of the step, the image's file system among them:
     # Ray cannot end well any more, and Slurm's patience is short.
     trap 'patience_s=2; exit 0' TERM
+    begin_sampling "$job/gpus/$me"
     for ((life = 1; life <= LIVES; life++)); do
         run_ray
         if grep -q 'Ray runtime started' "$job/log/$me"; then

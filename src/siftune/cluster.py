@@ -56,7 +56,7 @@ def slots(nodes: list[Node], *, cpus_per_trial: float, gpus_per_trial: float) ->
 
 def nodes() -> list[Node]:
     """What trials may use: the nodes of the Slurm job whose cluster this is, else this machine."""
-    if _directory() is None:
+    if job_directory() is None:
         return [Node(cpus=len(os.sched_getaffinity(0)), gpus=_gpus())]
     cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ["SLURM_CPUS_ON_NODE"]
     gpus = os.environ.get("SLURM_GPUS_ON_NODE", "0")
@@ -94,7 +94,7 @@ def slurm_job() -> tuple[str, int] | None:
     return f"job {number} on {nodes} nodes; {cpus} CPUs and {gpus} GPUs on this one", gpus
 
 
-def _directory() -> Path | None:
+def job_directory() -> Path | None:
     """The directory that slurm/tune.sbatch made for its job: address, token, logs."""
     found = os.environ.get("SIFTUNE_JOB")
     return Path(found) if found else None
@@ -151,7 +151,7 @@ def connect(
 
     if ray.is_initialized():
         yield
-    elif directory := _directory():
+    elif directory := job_directory():
         _set_environment(directory / "token")
         _read_environment()
         over = threading.Event()

@@ -5,20 +5,21 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from siftune import ahead, cluster, console, imports, journal, lease
+from siftune import ahead, cluster, console, imports, journal, lease, utilisation
 from siftune.errors import UsageError
 from siftune.journal import Journal, StorageError
 from siftune.lease import Lease
 from siftune.progress import Progress
 from siftune.study import Study, read, read_yaml, resolve
 from siftune.trainables import Trainable
+from siftune.utilisation import Usages
 
 FINISHED, FAILED, RESUMABLE = 0, 1, 75
 
@@ -123,12 +124,16 @@ def _run(
                 print("the study stops: its Ray was killed, as for want of memory", file=sys.stderr)
                 print(f"see to that, then --resume {study.name}", file=sys.stderr, flush=True)
 
-            with cluster.connect(lost, view.say), _signals() as received:
+            with (
+                cluster.connect(lost, view.say),
+                utilisation.watched(cluster.job_directory(), gpus=nodes[0].gpus > 0) as usage,
+                _signals() as received,
+            ):
                 with imports.uncollected():
                     from siftune import tuner
 
                 unseen_s = _unseen_s(directory, events)
-                clock = _Clock(progress, log, driver, received, unseen_s=unseen_s)
+                clock = _Clock(progress, log, driver, received, unseen_s=unseen_s, usage=usage)
                 clock.write_summary()
                 try:
                     stopped_by = tuner.run(study, trainable, progress, directory, stop=clock.stop)
@@ -333,12 +338,15 @@ class _Clock:
         received: list[int],
         *,
         unseen_s: float,
+        usage: Callable[[], Usages] = dict,
     ) -> None:
-        """`unseen_s`: that the study has run and no summary.json tells of."""
+        """`unseen_s`: that the study has run and no summary.json tells of; `usage`: of the GPUs, in
+        this run."""
         self._progress = progress
         self._log = log
         self._driver = driver
         self._received = received
+        self._usage = usage
         self._start = self._written = self._counted = time.monotonic()
         self._slot_s = unseen_s * progress.slots
         self._before = journal.read_json(log.directory / "summary.json")
@@ -387,6 +395,8 @@ class _Clock:
             "suggest_wait_s": progress.suggest_wait_s + self._before.get("suggest_wait_s", 0.0),
             "restarts": sum(trial.restarts for trial in trials),
         }
+        seen = utilisation.total(utilisation.from_summary(self._before), self._usage())
+        content |= utilisation.to_summary(seen)
         rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in content.items()}
         self._log.write("summary.json", rounded)
 
