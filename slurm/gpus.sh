@@ -34,3 +34,35 @@ sample_gpus() {
             mv "$new" "$file" || break
         done
 }
+
+# begin_mps DIRECTORY: where the site has MPS=1, CUDA's MPS for the GPUs, until end_mps. What is started afterwards
+# finds it by the environment, in the container too; trials with whole GPUs leave it aside (siftune.tuner).
+# Where it cannot be had the job goes on without.
+begin_mps() {
+    local directory=$1 gpus=${CUDA_VISIBLE_DEVICES:-}
+    [[ ${MPS:-} == 1 && -n $gpus ]] || return 0
+    if ! command -v nvidia-cuda-mps-control > /dev/null; then
+        log "MPS=1 in the site's file, but there is no nvidia-cuda-mps-control here: the job goes on without MPS"
+        return 0
+    fi
+    mkdir -m 700 "$directory"
+    # It renumbers what it is given by number, and its clients would ask for what is not there: hence names.
+    [[ ! $gpus =~ ^[0-9,]+$ ]] ||
+        gpus=$(nvidia-smi --id="$gpus" --query-gpu=uuid --format=csv,noheader | paste -sd ,) || gpus=''
+    if [[ $gpus == *-* ]] && CUDA_VISIBLE_DEVICES=$gpus CUDA_MPS_PIPE_DIRECTORY=$directory CUDA_MPS_LOG_DIRECTORY=$directory \
+        timeout 30 nvidia-cuda-mps-control -d < /dev/null &> "$directory/start"; then
+        export CUDA_VISIBLE_DEVICES=$gpus CUDA_MPS_PIPE_DIRECTORY=$directory CUDA_MPS_LOG_DIRECTORY=$directory
+        log "MPS for $gpus"
+    else
+        log "MPS does not start here: $(cat "$directory/start" 2>&1); the job goes on without it"
+    fi
+    mps_directory=$directory
+}
+
+# end_mps: after its clients have ended
+end_mps() {
+    [[ -n ${mps_directory:-} ]] || return 0
+    timeout 5 nvidia-cuda-mps-control <<< quit &> /dev/null || true
+    kill_users "$mps_directory" # where it did not listen
+    mps_directory=''
+}

@@ -77,7 +77,14 @@ def whereabouts() -> tuple[str, str | None]:
     import ray
 
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-    return os.uname().nodename, ",".join(gpus) or None
+    # Of a GPU's UUID as much as tells it from the others of its node.
+    return os.uname().nodename, ",".join(gpu[:12] for gpu in gpus) or None
+
+
+def without_mps() -> None:
+    """Leaves the job's MPS aside, before CUDA is used: it is for trials that share a GPU, and there
+    the crash of one process ends others."""
+    os.environ.pop("CUDA_MPS_PIPE_DIRECTORY", None)
 
 
 def job() -> str | None:

@@ -179,6 +179,7 @@ class _Rank:
     only who has the job's keys gets there."""
 
     def __init__(self) -> None:
+        cluster.without_mps()
         self._meeting: Any = dist.HashStore()  # type: ignore[attr-defined]
         self._meeting.set_timeout(_PATIENCE)
 

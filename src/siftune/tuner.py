@@ -38,7 +38,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 from ray.tune.trainable.function_trainable import FunctionTrainable, wrap_function
 
-from siftune import failures, memory
+from siftune import cluster, failures, memory
 from siftune.failures import Cause
 from siftune.journal import TRIED_AGAIN, Trial
 from siftune.progress import Progress
@@ -68,7 +68,7 @@ def run(
     """
     # Slots may be added while it runs: _Link.free() bounds what is started, not Ray.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
-    reporting = _ray_trainable(trainable)
+    reporting = _ray_trainable(trainable, shared=0 < (study.gpus_per_trial or 0) < 1)
     link = _Link(study, progress, directory, reporting)
     (directory / "checkpoints").mkdir(exist_ok=True)
     experiment = Experiment("ray", reporting, storage_path=str(directory))
@@ -173,13 +173,21 @@ class _Actors:
         return self._made[trainable]
 
 
-def _ray_trainable(trainable: Trainable) -> type[FunctionTrainable]:
-    """The trainable as Ray's class, whose results say which metrics are the user's, and where."""
+def _ray_trainable(trainable: Trainable, *, shared: bool) -> type[FunctionTrainable]:
+    """The trainable as Ray's class, whose results say which metrics are the user's, and where.
+
+    `shared`: whether several trials share a GPU.
+    """
 
     def train(config: dict[str, Any]) -> None:
         trainable.train(config)
 
     class Reporting(wrap_function(train)):  # type: ignore[misc]
+        def setup(self, config: dict[str, Any]) -> None:
+            if not shared:
+                cluster.without_mps()
+            super().setup(config)
+
         def step(self) -> dict[str, Any]:
             result: dict[str, Any] = super().step()
             if RESULT_DUPLICATE not in result:

@@ -110,6 +110,57 @@ def test_samples_are_weights() -> None:
     assert (Usage(100, 9000) + Usage(300, 3000)).utilisation == 0.3
 
 
+MPS = """
+SLURM_JOB_ID=7 tmp=$PWD/sift-7
+mkdir -p "$tmp"
+trap 'end_mps; rm -rf "$tmp"' EXIT
+trap 'exit 0' TERM
+begin_mps "$tmp/mps"
+echo "$CUDA_VISIBLE_DEVICES ${CUDA_MPS_PIPE_DIRECTORY:-none} ${CUDA_MPS_LOG_DIRECTORY:-none}"
+if [[ -d $tmp/mps ]]; then stat -c %a "$tmp/mps"; cat "$tmp/mps/control.log" 2>/dev/null || true; fi
+"""
+UUIDS = "GPU-00000002-1111-2222-3333-444444444444,GPU-00000003-1111-2222-3333-444444444444"
+
+
+@pytest.mark.parametrize("end", ["", "kill $$", "export MPS_DEAF=1"])
+def test_mps_is_the_jobs_own_and_ends_with_it_however_it_ends(tmp_path: Path, end: str) -> None:
+    script = f"{end if 'MPS' in end else ''}\n{MPS}\n{end if 'kill' in end else ''}"
+    done = node(script, tmp_path, MPS="1", CUDA_VISIBLE_DEVICES="2,3")
+    assert done.returncode == 0, done.stderr
+    where, mode, given = done.stdout.splitlines()
+    # By name for daemon and clients: by number each would mean others.
+    assert where == f"{UUIDS} {tmp_path}/sift-7/mps {tmp_path}/sift-7/mps"
+    assert (mode, given) == ("700", UUIDS)
+    assert left(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, ""),
+        ({"MPS": ""}, ""),
+        ({"MPS": "1", "PATH": os.environ["PATH"]}, "there is no nvidia-cuda-mps-control here"),
+        ({"MPS": "1", "MPS_REFUSES": "1"}, "Cannot create the control pipe; the job goes on"),
+    ],
+    ids=["unset", "off", "absent", "refused"],
+)
+def test_without_mps_the_job_goes_on(
+    tmp_path: Path, environment: dict[str, str], words: str
+) -> None:
+    done = node(MPS, tmp_path, CUDA_VISIBLE_DEVICES="2,3", **environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "2,3 none none"
+    assert words in done.stderr
+    assert bool(words) == bool(done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gpus_that_have_names_keep_them(tmp_path: Path) -> None:
+    done = node(MPS, tmp_path, MPS="1", CUDA_VISIBLE_DEVICES="MIG-7b5a")
+    assert done.stdout.splitlines()[2] == "MIG-7b5a"
+
+
 @pytest.mark.parametrize(
     ("real", "words"),
     [(None, "busy 0.97 of the time\n"), (0.71, "busy 0.97 of the time, GPUs busy 0.71 of it\n")],
