@@ -1,6 +1,7 @@
 """Trials share GPUs as their memory allows: real studies on GPUs that Ray is told there are."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
+STAND_INS = HERE.parent / "stand_ins"
 
 # What a trial takes is said and not measured; the rest is as it is. Where it would take more than
 # its part it ends as torch ends it.
@@ -49,6 +51,7 @@ def run(directory: Path, *flags: str, gpus_per_trial: float) -> str:
     done = subprocess.run(
         [*command, "--gpus-per-trial", str(gpus_per_trial)],
         cwd=directory,
+        env=os.environ | {"PATH": f"{STAND_INS}:{os.environ['PATH']}", "BUSY": "60"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -94,4 +97,12 @@ def test_trials_share_a_gpu_once_the_first_has_shown_what_it_takes(tmp_path: Pat
                 assert end <= mine["time"] - 0.9 * mine["seconds"] or begin >= mine["time"]
     assert sum(e["event"] == "end" and e["state"] == "completed" for e in events) == 12
     summary = json.loads((tmp_path / "results/s/summary.json").read_text())
-    assert summary["gpus"] == 2
+    assert (summary["gpus"], summary["gpu_utilisation"]) == (2, 0.6)
+
+
+@pytest.mark.timeout(300)
+def test_gpus_come_and_go_with_their_nodes() -> None:
+    done = subprocess.run(
+        [sys.executable, HERE / "joining.py"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
