@@ -84,7 +84,7 @@ lint: setup ## style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/shellcheck -x -P SCRIPTDIR $$(git ls-files '*.sh' '*.sbatch' .ci/run)
+	$(VENV)/bin/shellcheck -x -P SCRIPTDIR $$(git ls-files '*.sh' '*.sbatch' tests/stand_ins .ci/run)
 	$(VENV)/bin/shellcheck -s bash -e SC2034 slurm/sites/*.env
 
 $(VENV)/bench: $(VENV)/ready $(LOCKS)/bench.lock

@@ -44,6 +44,18 @@ own_directory() {
     printf '%s\n' "$path"
 }
 
+# kill_users DIRECTORY: the processes with a file open below it, until they are gone. Its last two names are
+# looked for: the path from outside of a container may be another.
+kill_users() {
+    local parent=${1%/*} tries left
+    for ((tries = 0; tries < 50; tries++)); do
+        left=$(find /proc/[0-9]*/fd -lname "*/${parent##*/}/${1##*/}/*" 2>/dev/null | cut -d/ -f3 | sort -u) || true
+        [[ -n $left ]] || return 0
+        xargs kill -KILL <<< "$left" 2>/dev/null || true
+        sleep 0.1 || true
+    done
+}
+
 # address [INTERFACE]: this node's IPv4 address there, or the one that its name resolves to
 address() {
     local found

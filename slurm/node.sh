@@ -13,6 +13,7 @@ main() {
     local project=$1 site=$2 image=$3 life failed=0
     job=$4
     source "$project/slurm/lib.sh"
+    source "$project/slurm/gpus.sh"
     load_site "$project" "$site"
     role=worker me=$NODE
     if [[ ${5:-} == join ]]; then
@@ -25,12 +26,14 @@ main() {
     check "$image"
     tmp=$(own_directory "$tmp" "sift-$SLURM_JOB_ID") || refuse "cannot make a directory in $tmp: correct NODE_TMP in the site's file"
     patience_s=20
-    trap 'stop_ray; rm -rf "$tmp"' EXIT
+    trap 'stop_ray; end_mps; end_sampling; rm -rf "$tmp"' EXIT
     # Ray's sockets lie below it, and a socket's path has 107 bytes.
     ((${#tmp} + 2 <= 43)) || refuse "NODE_TMP makes the path $tmp/r, longer than 43 characters"
     # From outside, a signal goes to all processes of the step, the image's file system among them:
     # Ray cannot end well any more, and Slurm's patience is short.
     trap 'patience_s=2; exit 0' TERM
+    begin_sampling "$job/gpus/$me"
+    begin_mps "$tmp/mps"
     for ((life = 1; life <= LIVES; life++)); do
         run_ray
         if grep -q 'Ray runtime started' "$job/log/$me"; then
@@ -151,17 +154,10 @@ stop_ray() {
 }
 
 # kill_left: what Ray left, until it is gone. Its workers have process groups of their own, and take a
-# moment to notice that it has ended; all write their logs below its directory, whose path from outside
-# of the container may be another.
+# moment to notice that it has ended; all write their logs below its directory.
 kill_left() {
-    local tries left
     kill -KILL -- "-$ray_pid" 2>/dev/null || true
-    for ((tries = 0; tries < 50; tries++)); do
-        left=$(find /proc/[0-9]*/fd -lname "*/${tmp##*/}/r/*" 2>/dev/null | cut -d/ -f3 | sort -u) || true
-        [[ -n $left ]] || return 0
-        xargs kill -KILL <<< "$left" 2>/dev/null || true
-        sleep 0.1 || true
-    done
+    kill_users "$tmp/r"
 }
 
 # refuse MESSAGE: says why this node cannot take part, to the log and to the study that waits for it

@@ -32,17 +32,19 @@ main() {
 
 # show DIRECTORY: one study in two lines
 show() {
-    local directory=$1 metric
+    local directory=$1 metric real
     printf '%s: ' "${directory##*/}"
     if [[ ! -e $directory/summary.json ]]; then
         echo "starting"
         return
     fi
-    printf '%s completed, %s pruned, %s failed, %s running; %s of %s GPUs busy, slots busy %s of the time\n' \
+    real=$(number "$directory/summary.json" gpu_utilisation)
+    real=${real#null}
+    printf '%s completed, %s pruned, %s failed, %s running; %s of %s GPUs taken, slots busy %s of the time%s\n' \
         "$(number "$directory/summary.json" completed)" "$(number "$directory/summary.json" pruned)" \
         "$(number "$directory/summary.json" failed)" "$(number "$directory/summary.json" running)" \
         "$(number "$directory/summary.json" gpus_busy)" "$(number "$directory/summary.json" gpus)" \
-        "$(number "$directory/summary.json" busy_fraction)"
+        "$(number "$directory/summary.json" busy_fraction)" "${real:+, GPUs busy $real of it}"
     [[ -e $directory/best.json ]] || return 0
     metric=$(sed -n 's/^metric: //p' "$directory/study.yaml")
     printf '  best %s %s in trial %s, epoch %s\n' "$metric" "$(number "$directory/best.json" "$metric")" \

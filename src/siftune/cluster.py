@@ -56,7 +56,7 @@ def slots(nodes: list[Node], *, cpus_per_trial: float, gpus_per_trial: float) ->
 
 def nodes() -> list[Node]:
     """What trials may use: the nodes of the Slurm job whose cluster this is, else this machine."""
-    if _directory() is None:
+    if job_directory() is None:
         return [Node(cpus=len(os.sched_getaffinity(0)), gpus=_gpus())]
     cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ["SLURM_CPUS_ON_NODE"]
     gpus = os.environ.get("SLURM_GPUS_ON_NODE", "0")
@@ -77,7 +77,14 @@ def whereabouts() -> tuple[str, str | None]:
     import ray
 
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-    return os.uname().nodename, ",".join(gpus) or None
+    # Of a GPU's UUID as much as tells it from the others of its node.
+    return os.uname().nodename, ",".join(gpu[:12] for gpu in gpus) or None
+
+
+def without_mps() -> None:
+    """Leaves the job's MPS aside, before CUDA is used: it is for trials that share a GPU, and there
+    the crash of one process ends others."""
+    os.environ.pop("CUDA_MPS_PIPE_DIRECTORY", None)
 
 
 def job() -> str | None:
@@ -94,7 +101,7 @@ def slurm_job() -> tuple[str, int] | None:
     return f"job {number} on {nodes} nodes; {cpus} CPUs and {gpus} GPUs on this one", gpus
 
 
-def _directory() -> Path | None:
+def job_directory() -> Path | None:
     """The directory that slurm/tune.sbatch made for its job: address, token, logs."""
     found = os.environ.get("SIFTUNE_JOB")
     return Path(found) if found else None
@@ -152,7 +159,7 @@ def connect(
 
     if ray.is_initialized():
         yield
-    elif directory := _directory():
+    elif directory := job_directory():
         _set_environment(directory / "token")
         _read_environment()
         over = threading.Event()

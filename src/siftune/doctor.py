@@ -61,7 +61,7 @@ class Place:
 def findings(place: Place, *, quick: bool = False) -> Iterator[tuple[str, Finding]]:
     """Name and finding of every check; `quick`: without torch."""
     checks: list[Callable[[Place], Finding]] = [
-        *(flavour, gpus, mig, slurm),
+        *(flavour, gpus, mig, mps, slurm),
         *(shared_memory, temporary_directory, sockets, open_files, processes),
         *(python_path, results, data_set),
         *([] if quick else [torch]),
@@ -153,6 +153,20 @@ def mig(place: Place) -> Finding:
     return ok(f"{cards} GPUs, none divided")
 
 
+def mps(place: Place) -> Finding:
+    """Whether trials that share a GPU compute at once."""
+    told = os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
+    if shutil.which("nvidia-cuda-mps-control") is None:
+        return ok("there is no nvidia-cuda-mps-control: trials that share a GPU take turns")
+    status, said = _run(["nvidia-cuda-mps-control"], deadline_s=10, text="get_server_list\n")
+    if status == 0 and "Cannot find" not in said:
+        return ok(f"MPS answers in {told or '/tmp/nvidia-mps'}")
+    if told:
+        advice = "unset it, or start MPS there: nvidia-cuda-mps-control -d"
+        return warn(f"no MPS answers in CUDA_MPS_PIPE_DIRECTORY={told}", advice)
+    return ok("MPS does not run: trials that share a GPU take turns; a job starts it where MPS=1")
+
+
 def torch(place: Place) -> Finding:
     """In a process of its own: a broken driver ends it, or lets it hang."""
     code = (
@@ -190,12 +204,14 @@ def _loads(library: str) -> bool:
     return True
 
 
-def _run(command: Sequence[str], *, deadline_s: float) -> tuple[int, str]:
-    """Exit status and output, the last line of its errors where it failed."""
+def _run(command: Sequence[str], *, deadline_s: float, text: str = "") -> tuple[int, str]:
+    """Exit status and output, the last line of its errors where it failed. `text`: its input."""
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
     try:
-        out, errors = process.communicate(timeout=deadline_s)
+        out, errors = process.communicate(text, timeout=deadline_s)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         return -1, f"no answer in {deadline_s:.0f} s"  # not waited for: a driver may hold it

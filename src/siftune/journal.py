@@ -4,7 +4,8 @@ The journal, trials.jsonl, is the truth: everything else in the directory follow
 is one event of one trial:
 
     start    config                            the trial has begun
-    epoch    epoch, metrics, seconds           one epoch is trained; node, gpu, checkpoint if known
+    epoch    epoch, metrics, seconds           one epoch is trained; node, gpu, checkpoint if known;
+                                               gpu_mib, what it took so far of a GPU that is shared
     restart  epoch, cause, error if any;       it goes on from the checkpoint of that epoch
              donor and config for PBT
     end      state, error if any               completed, pruned or failed
@@ -52,6 +53,8 @@ class Trial:
     error: str | None = None
     node: str | None = None
     gpu: str | None = None
+    gpu_mib: float | None = None  # the most that it took of a GPU that is shared
+    cramped: bool = False  # it ran out of memory, and is to have a GPU of its own
 
     @property
     def epoch(self) -> int:
@@ -69,11 +72,14 @@ def fold(trials: dict[str, Trial], event: Event) -> Trial:
         trial.epochs[event["epoch"]] = event["metrics"]
         trial.seconds += event["seconds"]
         trial.node, trial.gpu = event.get("node"), event.get("gpu")
+        if "gpu_mib" in event:
+            trial.gpu_mib = max(event["gpu_mib"], trial.gpu_mib or 0.0)
         if "checkpoint" in event:
             trial.checkpoints[event["epoch"]] = event["checkpoint"]
     elif kind == "restart":
         trial.restarts += "donor" not in event
         trial.retries += event.get("cause") in TRIED_AGAIN
+        trial.cramped |= event.get("cause") == "memory"
         trial.config = event.get("config", trial.config)
         if event.get("cause") == "checkpoint":  # those after it are not to be trusted
             trial.checkpoints = {e: p for e, p in trial.checkpoints.items() if e <= event["epoch"]}

@@ -5,20 +5,22 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from siftune import ahead, cluster, console, imports, journal, lease
+from siftune import ahead, cluster, console, imports, journal, lease, utilisation
 from siftune.errors import UsageError
 from siftune.journal import Journal, StorageError
 from siftune.lease import Lease
+from siftune.packing import Packing
 from siftune.progress import Progress
 from siftune.study import Study, read, read_yaml, resolve
 from siftune.trainables import Trainable
+from siftune.utilisation import Usages
 
 FINISHED, FAILED, RESUMABLE = 0, 1, 75
 
@@ -110,11 +112,15 @@ def _run(
         )
         progress.replay(events)
         _write_best(log, progress)  # a kill may have come between it and the journal
-        for sentence in (*said, *_notes(study, nodes, slots)):
+        packing = None if progress.done else _packing(study, nodes, progress)
+        shared = [packing.sentence()] if packing else []
+        for sentence in (*said, *_notes(study, nodes, slots), *shared):
             view.say(sentence)
-        view.say(f"study {study.name}: {_describe(study)}, {slots} at once, in {directory}")
+        at_once = f"{'up to ' if packing else ''}{slots} at once"
+        view.say(f"study {study.name}: {_describe(study)}, {at_once}, in {directory}")
         if progress.done:
-            _Clock(progress, log, driver, [], unseen_s=_unseen_s(directory, events)).write_summary()
+            unseen_s = _unseen_s(directory, events)
+            _Clock(progress, log, driver, [], None, unseen_s=unseen_s).write_summary()
         else:
 
             def lost() -> None:
@@ -123,15 +129,26 @@ def _run(
                 print("the study stops: its Ray was killed, as for want of memory", file=sys.stderr)
                 print(f"see to that, then --resume {study.name}", file=sys.stderr, flush=True)
 
-            with cluster.connect(lost, view.say), _signals() as received:
+            with (
+                cluster.connect(lost, view.say),
+                utilisation.watched(cluster.job_directory(), gpus=nodes[0].gpus > 0) as usage,
+                _signals() as received,
+            ):
                 with imports.uncollected():
                     from siftune import tuner
 
                 unseen_s = _unseen_s(directory, events)
-                clock = _Clock(progress, log, driver, received, unseen_s=unseen_s)
+                clock = _Clock(
+                    *(progress, log, driver, received, packing), unseen_s=unseen_s, usage=usage
+                )
                 clock.write_summary()
                 try:
-                    stopped_by = tuner.run(study, trainable, progress, directory, stop=clock.stop)
+                    stopped_by = tuner.run(
+                        *(study, trainable, progress, directory),
+                        stop=clock.stop,
+                        packing=packing,
+                        say=view.say,
+                    )
                 except StorageError:
                     raise
                 except OSError as error:  # what Ray writes into the study directory
@@ -172,6 +189,21 @@ def _slots(study: Study, nodes: list[cluster.Node]) -> int:
     )
 
 
+def _packing(study: Study, nodes: list[cluster.Node], progress: Progress) -> Packing | None:
+    """How trials share GPUs, if they do, with what is known of it from before an interruption."""
+    part = study.gpus_per_trial or 0
+    if not 0 < part < 1:
+        return None
+    cpus = min((node.cpus / node.gpus for node in nodes if node.gpus), default=0.0)
+    most = min(int(1 / part + 1e-9), int(cpus / study.cpus_per_trial + 1e-9))
+    if most < 1 or (gib := cluster.gpu_gib()) is None:
+        return None
+    packing = Packing(gpu_mib=1024 * gib, most=most)
+    if known := [trial.gpu_mib for trial in progress.trials.values() if trial.gpu_mib]:
+        packing.know(max(known))
+    return packing
+
+
 def _place_mistakes(study: Study, nodes: list[cluster.Node]) -> list[str]:
     mistakes = []
     gpus, most_gpus = study.gpus_per_trial or 0, sum(node.gpus for node in nodes)
@@ -206,13 +238,13 @@ def _check_memory(study: Study, trainable: Trainable) -> list[str]:
     said += f"each of its {trainable.processes} GPUs" if trainable.processes > 1 else "memory"
     if not study.gpus_per_trial or (has := cluster.gpu_gib()) is None:
         return [said]
-    share = has * min(1, study.gpus_per_trial)
-    if needed > share:
+    # How many share a GPU, where they do, follows from what one really takes.
+    if needed > has:
         raise UsageError(
-            f"{said}, and there are {share:.0f}: give it more with --gpus-per-trial, or set a "
+            f"{said}, and there are {has:.0f}: give it more with --gpus-per-trial, or set a "
             "smaller batch_size, accumulation=4 or recompute=true"
         )
-    return [f"{said}, of {share:.0f}"]
+    return [f"{said}, of {has:.0f}"]
 
 
 def _begun(directory: Path) -> bool:
@@ -331,21 +363,29 @@ class _Clock:
         log: Journal,
         driver: Lease,
         received: list[int],
+        packing: Packing | None,
         *,
         unseen_s: float,
+        usage: Callable[[], Usages] = dict,
     ) -> None:
-        """`unseen_s`: that the study has run and no summary.json tells of."""
+        """`unseen_s`: that the study has run and no summary.json tells of; `usage`: of the GPUs, in
+        this run."""
         self._progress = progress
         self._log = log
         self._driver = driver
         self._received = received
+        self._packing = packing
+        self._usage = usage
         self._start = self._written = self._counted = time.monotonic()
+        self._packed = -1  # slots, when they were last counted
         self._slot_s = unseen_s * progress.slots
         self._before = journal.read_json(log.directory / "summary.json")
         self._wall_s = self._before.get("wall_s", 0.0) + unseen_s
 
     def stop(self) -> bool:
         now = time.monotonic()
+        if self._packing and self._packing.slots != self._packed:
+            self._count_slots()
         if now - self._written > 5:
             self._written = now
             self._log.sync()
@@ -360,13 +400,19 @@ class _Clock:
         now, study = time.monotonic(), self._progress.study
         self._slot_s += (now - self._counted) * self._progress.slots
         self._counted = now
-        slots = min(_slots(study, cluster.nodes_now()), study.concurrent or sys.maxsize)
-        self._progress.slots = max(1, slots)
+        if self._packing:
+            slots = self._packed = self._packing.slots
+        else:
+            slots = _slots(study, cluster.nodes_now())
+        self._progress.slots = max(1, min(slots, study.concurrent or sys.maxsize))
 
     def write_summary(self) -> None:
         progress = self._progress
         trials = progress.trials.values()
-        gpus_per_trial = progress.study.gpus_per_trial or 0
+        per_trial = progress.study.gpus_per_trial or 0
+        gpus, busy = progress.slots * per_trial, progress.by_state()["running"] * per_trial
+        if self._packing:
+            gpus, busy = self._packing.gpus
         now = time.monotonic()
         wall_s = now - self._start + self._wall_s
         trial_s = sum(trial.seconds for trial in trials)
@@ -378,8 +424,8 @@ class _Clock:
             "wall_s": wall_s,
             "trial_s": trial_s,
             "slots": progress.slots,
-            "gpus": progress.slots * gpus_per_trial,
-            "gpus_busy": progress.by_state()["running"] * gpus_per_trial,
+            "gpus": gpus,
+            "gpus_busy": busy,
             "slot_s": slot_s,
             "busy_fraction": trial_s / slot_s if slot_s else 0.0,
             "overhead_s_per_trial": max(0.0, slot_s - trial_s) / max(1, ended),
@@ -387,6 +433,8 @@ class _Clock:
             "suggest_wait_s": progress.suggest_wait_s + self._before.get("suggest_wait_s", 0.0),
             "restarts": sum(trial.restarts for trial in trials),
         }
+        seen = utilisation.total(utilisation.from_summary(self._before), self._usage())
+        content |= utilisation.to_summary(seen)
         rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in content.items()}
         self._log.write("summary.json", rounded)
 

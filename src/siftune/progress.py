@@ -137,6 +137,7 @@ class Progress:
         seconds: float,
         node: str | None = None,
         gpu: str | None = None,
+        gpu_mib: float | None = None,
         checkpoint: str | None = None,
     ) -> Decision:
         """One epoch of a trial is trained; what becomes of the trial.
@@ -148,7 +149,7 @@ class Progress:
             self.end(trial, "failed", problem)
             return Decision.STOP
         event = {"event": "epoch", "trial": trial, "epoch": epoch, "metrics": dict(metrics)}
-        where = {"node": node, "gpu": gpu, "checkpoint": checkpoint}
+        where = {"node": node, "gpu": gpu, "gpu_mib": gpu_mib, "checkpoint": checkpoint}
         again = epoch in self.trials[trial].epochs
         self._record(event | {"seconds": round(seconds, 4)} | {k: v for k, v in where.items() if v})
         decision = Decision.CONTINUE if again else self._decisions[trial]

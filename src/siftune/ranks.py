@@ -180,6 +180,7 @@ class _Rank:
 
     def __init__(self) -> None:
         zygote.take_threads()
+        cluster.without_mps()
         self._meeting: Any = dist.HashStore()  # type: ignore[attr-defined]
         self._meeting.set_timeout(_PATIENCE)
 

@@ -18,7 +18,9 @@ def lines(found: History, *, now: float | None = None) -> Iterator[str]:
         yield f"  best {study.metric} {best.value:.6g} in trial {best.trial}, epoch {best.epoch}"
     if found.summary:
         busy, slots = found.summary["busy_fraction"], found.summary["slots"]
-        yield f"  {slots} slots busy {100 * busy:.0f} % of the time"
+        real = found.summary.get("gpu_utilisation")
+        gpus = "" if real is None else f", the GPUs themselves {100 * real:.0f} %"
+        yield f"  {slots} slots busy {100 * busy:.0f} % of the time{gpus}"
     running = [trial for trial in found.trials.values() if trial.state == "running"]
     for trial in running[:_ROWS]:
         yield f"  trial {trial.trial} {_progress(found, trial)}, {_age(found, trial, now)}"

@@ -23,7 +23,12 @@ from typing import Any
 import ray
 from ray import tune
 from ray.air.constants import TIMESTAMP
-from ray.air.execution import AcquiredResources, FixedResourceManager, ResourceRequest
+from ray.air.execution import (
+    AcquiredResources,
+    FixedResourceManager,
+    ResourceManager,
+    ResourceRequest,
+)
 from ray.air.execution.resources.fixed import FixedAcquiredResources
 from ray.train._internal.session import _TrainingResult
 from ray.train.constants import CHECKPOINT_DIR_NAME
@@ -38,11 +43,13 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 from ray.tune.trainable.function_trainable import FunctionTrainable, wrap_function
 
-from siftune import failures, memory, zygote
+from siftune import cluster, failures, gpu_memory, memory, zygote
 from siftune.failures import Cause
 from siftune.journal import TRIED_AGAIN, Trial
+from siftune.packing import Packing, fitting
 from siftune.progress import Progress
 from siftune.schedulers.base import Clone, Decision, Resume, Stop
+from siftune.shared_gpus import Placed, SharedGpus
 from siftune.study import Study
 from siftune.trainables import Trainable
 
@@ -60,16 +67,24 @@ def run(
     directory: Path,
     *,
     stop: Callable[[], bool],
+    packing: Packing | None = None,
+    say: Callable[[str], None] = print,
 ) -> str | None:
     """Runs the study's trials until all are done or `stop()` is true. Ray must be connected.
 
-    `directory` is the study directory; `progress` may have replayed an interrupted study. The
+    `directory` is the study directory; `progress` may have replayed an interrupted study; `packing`
+    is given where trials share GPUs as memory allows, and `say` told what becomes known of it. The
     answer is why it could not go on, if that is so: nothing can be saved any more.
     """
     # Slots may be added while it runs: _Link.free() bounds what is started, not Ray.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
-    reporting = _ray_trainable(trainable)
-    link = _Link(study, progress, directory, reporting)
+    reporting = _ray_trainable(
+        trainable, shared=0 < (study.gpus_per_trial or 0) < 1, measured=packing is not None
+    )
+    gpus = SharedGpus(packing, cpus_per_trial=study.cpus_per_trial) if packing else None
+    link = _Link(study, progress, directory, reporting, packing, gpus, say)
+    if gpus:
+        gpus.begin()
     (directory / "checkpoints").mkdir(exist_ok=True)
     experiment = Experiment("ray", reporting, storage_path=str(directory))
     controller = _Controller(link, experiment, stop)
@@ -82,6 +97,8 @@ def run(
         raise (error.__context__ or error) from None
     finally:
         controller.cleanup()
+        if gpus:
+            gpus.clear()
     return link.stopped_by
 
 
@@ -101,14 +118,47 @@ class _Controller(TuneController):
             stopper=_Stop(link, stop),
             storage=experiment.storage,
             reuse_actors=True,
-            # Of several processes all are placed, or none.
-            resource_manager_factory=None if link.processes > 1 else _Unlimited,
+            resource_manager_factory=link.resource_manager,
         )
+        self._link = link
         self._class_cache: Any = _Actors()
         self._begun: RayTrial | None = None
 
+    def step(self) -> None:
+        if self._link.gpus:
+            self._link.gpus.refresh()
+        super().step()
+
+    def _actor_started(self, tracked_actor: Any, log: str = "STARTED") -> None:
+        if log == "STARTED":  # else it was warm, and told before
+            self._bound(self._actor_to_trial[tracked_actor])
+        super()._actor_started(tracked_actor, log)
+
+    def _bound(self, trial: RayTrial) -> None:
+        """Tells the process that a trial is to begin in what it may take of its GPU."""
+        packing = self._link.packing
+        if packing and (process := self._process(trial)) is not None:
+            self._link.process_of[_name(trial)] = process
+            words = packing.limit_mib(process), packing.usable_mib, packing.most
+            alone = self._link.progress.trials[_name(trial)].cramped
+            self._schedule_trial_task(trial, "bound", args=(*words, alone))
+
+    def _process(self, trial: RayTrial) -> int | None:
+        """The number of the trial's process, where trials share GPUs."""
+        actor = self._trial_to_actor.get(trial)
+        placed = actor and self._actor_manager.get_actor_resources(actor)
+        return placed.process if isinstance(placed, Placed) else None
+
+    def _maybe_cache_trial_actor(self, trial: RayTrial) -> bool:
+        packing = self._link.packing
+        if packing and (process := self._process(trial)) is not None and not packing.keeps(process):
+            return False
+        kept: bool = super()._maybe_cache_trial_actor(trial)
+        return kept
+
     def _schedule_trial_reset(self, trial: RayTrial, new_config: Any, tag: str) -> None:
         """One call for a trial's start in a warm process and its first epoch, not two."""
+        self._bound(trial)
         if trial.latest_checkpoint_result:
             super()._schedule_trial_reset(trial, new_config, tag)
             return
@@ -173,22 +223,39 @@ class _Actors:
         return self._made[trainable]
 
 
-def _ray_trainable(trainable: Trainable) -> type[FunctionTrainable]:
-    """The trainable as Ray's class, whose results say which metrics are the user's, and where."""
+def _ray_trainable(
+    trainable: Trainable, *, shared: bool, measured: bool
+) -> type[FunctionTrainable]:
+    """The trainable as Ray's class, whose results say which metrics are the user's, and where.
+
+    `shared`: whether several trials share a GPU; `measured`: as its memory allows.
+    """
 
     def train(config: dict[str, Any]) -> None:
         trainable.train(config)
 
     class Reporting(wrap_function(train)):  # type: ignore[misc]
-        def setup(self, *words: Any, **more: Any) -> None:
+        def setup(self, config: dict[str, Any]) -> None:
             zygote.take_threads()
-            super().setup(*words, **more)
+            if not shared:
+                cluster.without_mps()
+            super().setup(config)
+
+        def bound(self, limit_mib: float | None, usable_mib: float, most: int, alone: bool) -> None:
+            self._part = None if limit_mib is not None or alone else (usable_mib, most)
+            gpu_memory.limit(limit_mib)
 
         def step(self) -> dict[str, Any]:
             result: dict[str, Any] = super().step()
             if RESULT_DUPLICATE not in result:
                 metrics = {k: _plain(v) for k, v in result.items() if k not in _RAY_METRICS}
-                result[_REPORT] = _Report(metrics, *trainable.whereabouts())
+                mib = gpu_memory.taken_mib() if measured else None
+                result[_REPORT] = _Report(metrics, *trainable.whereabouts(), mib)
+                if mib and self._part:
+                    # It had all of the GPU; from here on others come, each to its part.
+                    usable_mib, most = self._part
+                    gpu_memory.limit(usable_mib / fitting(usable_mib, mib, most))
+                    self._part = None
             return result
 
         def begin(self, config: dict[str, Any], storage: Any) -> dict[str, Any]:
@@ -202,6 +269,8 @@ def _ray_trainable(trainable: Trainable) -> type[FunctionTrainable]:
             reset: bool = super().reset_config(new_config)
             if not reset:
                 raise failures.Unfit("the trial before it does not end")
+            if measured:
+                gpu_memory.forget()
             return reset
 
     return Reporting
@@ -218,6 +287,7 @@ class _Report:
     metrics: dict[str, Any]
     node: str
     gpu: str | None
+    gpu_mib: int | None  # what the trial took so far, where it shares a GPU
 
 
 def _plain(value: Any) -> Any:
@@ -235,6 +305,10 @@ class _Link:
     progress: Progress
     directory: Path
     trainable: type[FunctionTrainable]
+    packing: Packing | None = None
+    gpus: SharedGpus | None = None
+    say: Callable[[str], None] = print
+    process_of: dict[str, int] = field(default_factory=dict)  # of trials that share GPUs
     ray_trials: dict[str, "_RayTrial"] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)  # last epoch of each trial in this run
     epoch_of: dict[str, int] = field(default_factory=dict)  # checkpoint directory → its epoch
@@ -252,15 +326,25 @@ class _Link:
         """Of a trial."""
         return max(1, int(self.study.gpus_per_trial or 0))
 
+    @property
+    def resource_manager(self) -> Callable[[], ResourceManager] | None:
+        if (gpus := self.gpus) is not None:
+            return lambda: gpus
+        # Of several processes all are placed, or none.
+        return None if self.processes > 1 else _Unlimited
+
     def resources(self) -> tune.PlacementGroupFactory:
         """What Ray is to set aside for a trial: on one node, where one has as much."""
+        if self.gpus:
+            return self.gpus.shared
         count = self.processes
         gpus = (self.study.gpus_per_trial or 0) / count
         each = {"CPU": self.study.cpus_per_trial / count} | ({"GPU": gpus} if gpus else {})
         return tune.PlacementGroupFactory([each] * count, strategy="PACK")
 
     def free(self) -> bool:
-        return len(self.occupied) < self.progress.slots
+        slots = self.progress.slots
+        return len(self.occupied) < (min(slots, self.packing.slots) if self.packing else slots)
 
     def patience_s(self) -> float:
         """How long a running trial may be silent."""
@@ -349,6 +433,8 @@ class _Proposals(SearchAlgorithm):
         link = self._link
         if self._finished:
             return None
+        if link.gpus:
+            link.gpus.refresh()  # where there is no slot, Ray Tune asks again and does nothing else
         if link.again:
             name, cause = link.again[0]
             waits = cause is None and link.progress.paused(name)
@@ -383,6 +469,7 @@ class _Proposals(SearchAlgorithm):
 
     def _ray_trial(self, trial: Trial) -> _RayTrial:
         self._made += 1
+        gpus = self._link.gpus
         ray_trial = _RayTrial(
             self._link.trainable,
             self._trainable,
@@ -394,7 +481,7 @@ class _Proposals(SearchAlgorithm):
                 checkpoint_score_attribute=self._link.study.metric,
                 checkpoint_score_order=self._link.study.mode,
             ),
-            placement_group_factory=self._resources,
+            placement_group_factory=gpus.alone if gpus and trial.cramped else self._resources,
         )
         # Said here, or Ray takes another name where one of the same is there already: an earlier
         # attempt's. The journal and the next driver look for the checkpoints under this one.
@@ -430,6 +517,10 @@ class _Decisions(TrialScheduler):
         checkpoint = f"checkpoints/{name}/{saved}" if saved else None
         if checkpoint:
             link.epoch_of[str(link.directory / checkpoint)] = epoch
+        if link.packing and (process := link.process_of.get(name)) is not None:
+            alone = link.progress.trials[name].cramped
+            if news := link.packing.report(process, report.gpu_mib, alone=alone):
+                link.say(news)
         decision = link.progress.report(
             name,
             epoch,
@@ -437,6 +528,7 @@ class _Decisions(TrialScheduler):
             seconds=result["time_this_iter_s"],
             node=report.node,
             gpu=report.gpu,
+            gpu_mib=report.gpu_mib,
             checkpoint=checkpoint,
         )
         if decision is not Decision.CONTINUE:

@@ -268,7 +268,7 @@ def test_a_cancelled_job_leaves_nothing(
     said = cluster.check("hpc1", "make", "-C", job.directory, "status", "SITE=virtual")
     assert "RUNNING" in said
     assert "s: 0 completed" in said
-    assert re.search(r"[1-4] of 4 GPUs busy", said)
+    assert re.search(r"[1-4] of 4 GPUs taken", said)
     if how == "scancel":
         cluster.check("hpc1", "scancel", job.number)
     else:

@@ -231,7 +231,7 @@ def test_every_check_is_a_line_and_warnings_do_not_fail(
     assert all(re.match(r"(ok|warn) [a-z ]+: \S", line) for line in lines), said.stdout
     names = [line.partition(":")[0].partition(" ")[2] for line in lines]
     assert names[-1] == "torch"
-    assert len(names) == len(set(names)) == 13
+    assert len(names) == len(set(names)) == 14
 
 
 def test_a_check_that_fails_is_the_exit_status() -> None:
@@ -249,3 +249,20 @@ def test_few_open_files_are_warned_of() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert line == f"warn open files: at most 1024 at once; Ray needs more: ulimit -n {hard}"
+
+
+def test_mps_is_asked_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(tmp_path, tmp_path)
+    assert doctor.mps(place).found.startswith("there is no nvidia-cuda-mps-control")
+    monkeypatch.setenv("PATH", f"{ROOT}/tests/stand_ins:{os.environ['PATH']}")
+    for name in ("PIPE", "LOG"):
+        monkeypatch.setenv(f"CUDA_MPS_{name}_DIRECTORY", str(tmp_path))
+    assert doctor.mps(place).level == "warn"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1")
+    subprocess.run(["nvidia-cuda-mps-control", "-d"], check=True)
+    try:
+        assert doctor.mps(place).line("mps") == f"ok mps: MPS answers in {tmp_path}"
+    finally:
+        subprocess.run(["nvidia-cuda-mps-control"], input="quit\n", text=True, check=True)
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY")
+    assert "trials that share a GPU take turns" in doctor.mps(place).found

@@ -56,6 +56,21 @@ def test_summaryjson_follows_the_journal(done: Path, before: dict[str, float] | 
     assert (done / "report.html").is_file()
 
 
+def test_what_was_seen_of_the_gpus_is_carried_over(done: Path) -> None:
+    assert resume(done) == 0
+    summary = json.loads((done / "summary.json").read_text())
+    assert (summary["gpu_utilisation"], summary["gpu_nodes"]) == (None, {})
+    seen = {
+        "node1": {"samples": 300, "utilisation": 0.9},
+        "node2": {"samples": 100, "utilisation": 0.1},
+    }
+    (done / "summary.json").write_text(json.dumps({"gpu_nodes": seen}))
+    for _ in range(2):
+        assert resume(done) == 0
+        summary = json.loads((done / "summary.json").read_text())
+        assert (summary["gpu_utilisation"], summary["gpu_nodes"]) == (0.7, seen)
+
+
 def test_a_best_is_not_written_before_its_line_is_on_the_disk(
     done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

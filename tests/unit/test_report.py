@@ -1,5 +1,6 @@
 """report.html is one safe file of bounded size, whatever the state of the study is."""
 
+import json
 import random
 import re
 import subprocess
@@ -89,6 +90,18 @@ def test_a_study_without_a_trial_and_one_without_an_epoch(written: Written) -> N
     assert "No trial has begun yet." in " ".join(page(study.directory).words)
     study.start()
     assert "1 running of 4" in " ".join(page(study.directory).words)
+
+
+def test_the_gpus_own_figure_is_there_where_there_is_one(written: Written) -> None:
+    study = written()
+    study.trial(1.0)
+    summary = dict.fromkeys(("wall_s", "suggest_s", "suggest_wait_s"), 60.0) | {"slots": 8}
+    for real, count in ((0.712, 1), (None, 0)):
+        content = summary | {"busy_fraction": 0.97, "gpu_utilisation": real}
+        (study.directory / "summary.json").write_text(json.dumps(content))
+        words = page(study.directory).words
+        assert "of the time 8 slots busy" in words
+        assert words.count("of the time the GPUs themselves busy") == words.count("71 %") == count
 
 
 def test_one_epoch_alone(written: Written) -> None:

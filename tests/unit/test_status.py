@@ -1,5 +1,6 @@
 """What status says of a study follows from its journal and the time."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,3 +72,10 @@ def test_each_study_is_a_paragraph_and_one_that_cannot_be_read_hides_no_other(
     assert [text.partition(":")[0] for text in result.stdout.split("\n\n")] == ["a", "b"]
     assert result.returncode == 2
     assert "c/study.yaml is not YAML" in result.stderr
+
+
+def test_gpus_that_were_looked_at_are_told_apart_from_slots(written: Written) -> None:
+    study = written()
+    summary = {"busy_fraction": 0.97, "slots": 8, "gpu_utilisation": 0.712}
+    (study.directory / "summary.json").write_text(json.dumps(summary))
+    assert "  8 slots busy 97 % of the time, the GPUs themselves 71 %" in said(study)

@@ -73,6 +73,8 @@ def _head(found: History) -> Markup:
         slots = summary["slots"]
         busy = f"{100 * summary['busy_fraction']:.0f} %"
         cards.append((f"of the time {slots} slot{'s' * (slots != 1)} busy", busy))
+        if (real := summary.get("gpu_utilisation")) is not None:
+            cards.append(("of the time the GPUs themselves busy", f"{100 * real:.0f} %"))
         cards.append(("since it began, without interruptions", duration(summary["wall_s"])))
         waited = f"{duration(summary['suggest_wait_s'])} of slots' time waiting for it"
         cards.append((f"inside the searcher; {waited}", duration(summary["suggest_s"])))

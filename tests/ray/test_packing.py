@@ -1,0 +1,108 @@
+"""Trials share GPUs as their memory allows: real studies on GPUs that Ray is told there are."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+STAND_INS = HERE.parent / "stand_ins"
+
+# What a trial takes is said and not measured; the rest is as it is. Where it would take more than
+# its part it ends as torch ends it.
+TRAINABLE = """
+import time
+from pathlib import Path
+import torch
+from ray import tune
+from siftune import gpu_memory
+
+SPACE = {"x": tune.choice(list(range(12))), "epochs": 3}
+MEET = 2, 3, 4, 6
+NEEDED = {"now": 0}
+gpu_memory.taken_mib = lambda: NEEDED["now"]
+
+
+def train(config):
+    NEEDED["now"] = 1024 * (30 if config["x"] == 5 else 8)
+    limit = gpu_memory._limit_mib
+    for epoch in range(config["epochs"]):
+        if limit is not None and NEEDED["now"] > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        if config["x"] in MEET:  # so that they are there at once, however long processes take
+            Path(f"begun{config['x']}").touch()
+            while not all(Path(f"begun{x}").exists() for x in MEET):
+                time.sleep(0.05)
+        time.sleep(0.5)
+        tune.report({"loss": config["x"]})
+"""
+
+
+def run(directory: Path, *flags: str, gpus_per_trial: float) -> str:
+    """A study of the trainable on two GPUs with 80 GiB each; what it said."""
+    (directory / "mine.py").write_text(TRAINABLE)
+    flags = ("--trainable", "mine.py:train", "--name", "s", "--searcher", "grid", *flags)
+    flags += ("--scheduler", "none", "--cpus-per-trial", "1")
+    command = [sys.executable, HERE / "claimed.py", "2", "80", "16", *flags]
+    done = subprocess.run(
+        [*command, "--gpus-per-trial", str(gpus_per_trial)],
+        cwd=directory,
+        env=os.environ | {"PATH": f"{STAND_INS}:{os.environ['PATH']}", "BUSY": "60"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def together(events: list[dict[str, Any]], gpu: str, *, until: float | None = None) -> int:
+    """Most epochs that were trained on the GPU at once."""
+    here = [e for e in events if e["event"] == "epoch" and e["gpu"] == gpu]
+    spans = [(e["time"] - 0.9 * e["seconds"], e["time"], e["trial"]) for e in here]
+    return max(
+        len({trial for begin, end, trial in spans if begin <= at < end})
+        for at, _, _ in spans
+        if until is None or at < until
+    )
+
+
+@pytest.mark.timeout(300)
+def test_trials_share_a_gpu_once_the_first_has_shown_what_it_takes(tmp_path: Path) -> None:
+    said = run(tmp_path, gpus_per_trial=0.25)
+    lines = (tmp_path / "results/s/trials.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    assert "up to 4 trials share a GPU: each begins with one" in said
+    assert "a trial takes 8.0 GiB of 80: 4 share a GPU" in said
+    epochs = [e for e in events if e["event"] == "epoch"]
+    for gpu in ("0", "1"):
+        assert together(events, gpu, until=epochs[0]["time"]) == 1
+        assert together(events, gpu) <= 4
+    assert max(together(events, gpu) for gpu in ("0", "1")) >= 2
+    # The one that needs more than a part is tried again, with a GPU of its own.
+    (again,) = (e for e in events if e["event"] == "restart")
+    assert again["cause"] == "memory"
+    assert "a trial takes 30.0 GiB of 80: 2 of the 4 fit on a GPU" in said
+    its = [e for e in epochs if e["trial"] == again["trial"]]
+    assert [e["gpu_mib"] for e in its] == [30 * 1024] * 3
+    for mine in its:
+        for other in epochs:
+            if other["gpu"] == mine["gpu"] and other["trial"] != mine["trial"]:
+                begin, end = other["time"] - 0.9 * other["seconds"], other["time"]
+                assert end <= mine["time"] - 0.9 * mine["seconds"] or begin >= mine["time"]
+    assert sum(e["event"] == "end" and e["state"] == "completed" for e in events) == 12
+    summary = json.loads((tmp_path / "results/s/summary.json").read_text())
+    assert (summary["gpus"], summary["gpu_utilisation"]) == (2, 0.6)
+
+
+@pytest.mark.timeout(300)
+def test_gpus_come_and_go_with_their_nodes() -> None:
+    done = subprocess.run(
+        [sys.executable, HERE / "joining.py"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,253 @@
+"""The trials on a GPU never take more than it has, whatever they turn out to need."""
+
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from siftune import cluster, gpu_memory, journal, launch
+from siftune.cluster import Node
+from siftune.packing import Packing, fitting
+from siftune.progress import Progress
+from siftune.proposals import Proposals
+
+GIB = 1024.0
+STAND_INS = Path(__file__).parents[1] / "stand_ins"
+
+
+def packing(most: int = 8, gpus: int = 2) -> Packing:
+    made = Packing(gpu_mib=80 * GIB, most=most)
+    made.there_are(set(range(gpus)))
+    return made
+
+
+def start(found: Packing, process: int, *, alone: bool = False) -> int | None:
+    gpu = found.room_alone() if alone else found.room()
+    if gpu is not None:
+        found.place(process, gpu, alone=alone)
+    return gpu
+
+
+def test_each_gpu_begins_with_one_and_the_first_epoch_opens_the_rest() -> None:
+    found = packing()
+    assert [start(found, i) for i in range(3)] == [0, 1, None]
+    assert found.slots == 2
+    assert found.limit_mib(0) is None
+    assert found.report(0, 9.1 * GIB) == "a trial takes 9.1 GiB of 80: 8 share a GPU"
+    # The other GPU's trial may still need all of it.
+    assert found.slots == 8 + 1
+    assert [start(found, i) for i in range(2, 10)] == [0] * 7 + [None]
+    assert found.limit_mib(2) == 0.95 * 80 * GIB / 8
+    assert found.report(1, 9.0 * GIB) is None
+    assert found.slots == 16
+    assert start(found, 10) == 1
+
+
+def test_fewer_fit_than_were_asked_for() -> None:
+    found = packing()
+    start(found, 0)
+    assert found.report(0, 14.2 * GIB) == "a trial takes 14.2 GiB of 80: 5 of the 8 fit on a GPU"
+    assert [start(found, i) for i in range(1, 6)] == [1, 0, 1, 0, 1]
+    assert found.report(2, 100 * GIB) == "a trial takes 100.0 GiB of 80: 1 of the 8 fit on a GPU"
+
+
+def test_what_cannot_be_measured_is_as_the_user_says() -> None:
+    found = packing()
+    start(found, 0)
+    assert "cannot be measured: 8 share one" in (found.report(0, None) or "")
+    assert found.slots == 16
+    assert found.limit_mib(0) is None
+
+
+def test_new_trials_are_spread() -> None:
+    found = packing(gpus=3)
+    found.know(1.0)
+    assert [start(found, i) for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_a_gpu_loses_processes_as_trials_end_when_a_larger_one_was_seen() -> None:
+    found = packing(gpus=1)
+    found.know(9 * GIB)
+    for i in range(8):
+        start(found, i)
+    found.report(0, 20 * GIB)
+    ended = [i for i in range(8) if not found.keeps(i) and found.leave(i) is None]
+    assert ended == [0, 1, 2, 3, 4]
+    assert found.keeps(7)
+
+
+def test_for_one_that_needs_all_a_gpu_is_emptied_and_kept_to_its_end() -> None:
+    found = packing(most=2)
+    found.know(9 * GIB)
+    assert [start(found, i) for i in range(3)] == [0, 1, 0]
+    assert start(found, 3, alone=True) is None
+    assert start(found, 3, alone=True) is None
+    assert start(found, 4) is None  # on the one that is being emptied
+    assert not found.keeps(1)
+    assert found.slots == 2 + 2
+    found.leave(1)
+    assert start(found, 3, alone=True) == 1
+    assert found.slots == 2 + 1
+    found.report(3, 10 * GIB, alone=True)
+    assert start(found, 5) is None
+    assert found.limit_mib(3) is None
+    found.leave(3)
+    assert start(found, 5) == 1
+
+
+def test_gpus_come_and_go() -> None:
+    found = packing(most=2)
+    found.know(9 * GIB)
+    start(found, 0)
+    start(found, 1)
+    found.there_are({1, 2})
+    assert found.slots == 4
+    assert not found.keeps(0)
+    found.leave(0)
+    assert start(found, 2) == 2
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    most=st.integers(1, 10),
+    gpus=st.integers(1, 3),
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["start", "alone", "report", "end"]),
+            st.integers(0, 30),
+            st.floats(0.1, 100.0),
+        ),
+        max_size=120,
+    ),
+)
+def test_the_trials_on_a_gpu_may_never_take_more_than_it_has(
+    most: int, gpus: int, steps: list[tuple[str, int, float]]
+) -> None:
+    """Each takes at most its limit, as in siftune.tuner: what it was told at its start,
+    and, where that was all of the GPU, what it makes of its own first epoch."""
+    found, numbers = packing(most, gpus), itertools.count()
+    limits: dict[int, tuple[int, float, bool]] = {}  # by process: GPU, limit, alone to its end
+    for what, which, gib in steps:
+        if what in ("start", "alone"):
+            process = next(numbers)
+            gpu = start(found, process, alone=what == "alone")
+            if gpu is not None:
+                limit = found.limit_mib(process)
+                limits[process] = (gpu, limit or found.usable_mib, what == "alone")
+        elif limits:
+            process = sorted(limits)[which % len(limits)]
+            gpu, limit, alone = limits[process]
+            if what == "report":
+                mib = min(gib * GIB, limit)
+                if not alone and limit == found.usable_mib:
+                    limit = found.usable_mib / fitting(found.usable_mib, mib, most)
+                limits[process] = gpu, limit, alone
+                found.report(process, mib, alone=alone)
+            elif not alone and found.keeps(process):
+                again = found.limit_mib(process)
+                limits[process] = gpu, again or found.usable_mib, False
+            else:
+                found.leave(process)
+                del limits[process]
+        for number in range(gpus):
+            taken = sum(limit for gpu, limit, _ in limits.values() if gpu == number)
+            assert taken <= found.usable_mib * (1 + 1e-9)
+
+
+# ── What a process measures, and what is known after an interruption ─────────────────────────────
+
+
+def test_without_cuda_nothing_is_measured_and_a_limit_is_no_error() -> None:
+    gpu_memory.limit(1000.0)
+    gpu_memory.forget()
+    assert gpu_memory.taken_mib() is None
+
+
+@pytest.mark.parametrize(
+    ("apps", "held"),
+    [
+        (f"1, 512\n{os.getpid()}, 9318\n", 9318.0),
+        (f"{os.getpid()}, [N/A]\n", None),
+        ("1, 512\n", None),  # a process namespace of one's own
+        ("", None),
+    ],
+)
+def test_the_drivers_part_is_asked_for(
+    apps: str, held: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{STAND_INS}:{os.environ['PATH']}")
+    monkeypatch.setenv("APPS", apps)
+    assert gpu_memory._held_mib(os.getpid()) == held
+    monkeypatch.setattr(gpu_memory, "_context_mib", None)
+    assert gpu_memory._driver_mib(9000.0) == (318.0 if held else gpu_memory._CONTEXT_MIB)
+
+
+@pytest.mark.skipif("not __import__('torch').cuda.is_available()", reason="needs a GPU")
+def test_a_process_is_held_to_its_part_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    gpu_memory.limit(4096.0)
+    torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    taken = gpu_memory.taken_mib()
+    assert taken is not None
+    assert 1024 < taken < 1024 + 1000
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        torch.empty(2**32, dtype=torch.uint8, device="cuda")
+    gpu_memory.forget()
+    assert (gpu_memory.taken_mib() or 0) < 1024
+    gpu_memory.limit(None)
+    torch.empty(2**32, dtype=torch.uint8, device="cuda")
+
+
+NODES = [Node(cpus=40, gpus=2)]
+
+
+def resumed(written: Callable[..., Any], **layer: Any) -> Packing | None:
+    study = written(gpus_per_trial=0.125, trials=8, **layer)
+    name = study.start()
+    study.epoch(name, 1, 1.0, gpu_mib=9 * GIB)
+    study.epoch(name, 2, 1.0, gpu_mib=10 * GIB)
+    found = launch.resumed(study.directory, {})
+    proposals = Proposals(found, found.build_searcher())
+    progress = Progress(
+        found, proposals, found.build_scheduler(), slots=1, write=lambda event: None
+    )
+    progress.replay(journal.events(study.directory))
+    return launch._packing(found, NODES, progress)
+
+
+def test_what_was_measured_before_an_interruption_is_known(
+    written: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "gpu_gib", lambda: 80.0)
+    found = resumed(written)
+    assert found
+    assert found.sentence() == "a trial takes 10.0 GiB of 80: 7 of the 8 fit on a GPU"
+    few = resumed(lambda **layer: written("few", **layer), cpus_per_trial=5)
+    assert few
+    assert few.most == 4  # the CPUs are the limit
+
+
+def test_without_a_gpu_nothing_is_packed(
+    written: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "gpu_gib", lambda: None)
+    assert resumed(written) is None
+
+
+def test_a_trial_that_ran_out_of_memory_has_a_gpu_of_its_own_after_an_interruption_too(
+    written: Callable[..., Any],
+) -> None:
+    study = written()
+    first, second = study.start(), study.start(lr=0.2)
+    study.event("restart", first, epoch=0, cause="memory")
+    study.event("restart", second, epoch=0, cause="crash")
+    trials: dict[str, journal.Trial] = {}
+    for event in journal.events(study.directory):
+        journal.fold(trials, event)
+    assert (trials[first].cramped, trials[second].cramped) == (True, False)
