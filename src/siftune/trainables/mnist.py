@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from siftune import parallel
-from siftune.data import ensure_mnist, load_mnist
+from siftune.data import Mnist, ensure_mnist, load_mnist
 from siftune.space import when
 from siftune.trainables.loop import (
     Metrics,
@@ -89,8 +89,13 @@ def epochs(
     """
     config = plain(config)
     _check(config)
+    mnist = load_mnist(data, seed=seed, device=default_device(), images=images)
+    yield from run_epochs(new_training(config, mnist, seed=seed), start=start, seed=seed)
+
+
+def new_training(config: dict[str, Any], mnist: Mnist, *, seed: int) -> Training:
+    """A model of the config and how it is trained on this data set, before the first epoch."""
     device = default_device()
-    mnist = load_mnist(data, seed=seed, device=device, images=images)
     with reproducible(seed, 0, device):
         model = build_model(config).to(device)
     forward = parallel.wrap(model)
@@ -106,7 +111,7 @@ def epochs(
         loss, accuracy = score(model, mnist.val_images, mnist.val_labels)
         return {"val_loss": loss, "val_accuracy": accuracy}
 
-    training = Training(
+    return Training(
         config=config,
         model=model,
         optimizer=optimizer,
@@ -118,7 +123,6 @@ def epochs(
         epochs=config["epochs"],
         device=device,
     )
-    yield from run_epochs(training, start=start, seed=seed)
 
 
 def evaluate(
@@ -174,7 +178,7 @@ def build_model(config: dict[str, Any]) -> nn.Sequential:
 
 def normalised(images: Tensor) -> Tensor:
     """Bytes [B, 28, 28] to float32 [B, 1, 28, 28] of mean 0 and deviation 1."""
-    return images.unsqueeze(1).float().sub_(PIXEL_MEAN).div_(PIXEL_STD)
+    return (images.unsqueeze(1) - PIXEL_MEAN).div_(PIXEL_STD)
 
 
 @torch.inference_mode()
@@ -195,6 +199,17 @@ def score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, floa
 
 
 def set_rates(optimizer: Optimizer, config: dict[str, Any], step: int, steps: int) -> None:
+    """Gives the optimizer the rates of one step."""
+    lr, momentum = rates(config, step, steps)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        if momentum is not None and "betas" in group:
+            group["betas"] = (momentum, group["betas"][1])
+        elif momentum is not None:
+            group["momentum"] = momentum
+
+
+def rates(config: dict[str, Any], step: int, steps: int) -> tuple[float, float | None]:
     """The learning rate, and under onecycle the momentum, of one step (from 0) of the training.
 
     none: `lr`. cosine: per epoch, from `lr` towards 0. onecycle: per step, as
@@ -211,12 +226,7 @@ def set_rates(optimizer: Optimizer, config: dict[str, Any], step: int, steps: in
         case "onecycle":
             factor, momentum = _onecycle(step, steps)
             lr *= factor
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-        if momentum is not None and "betas" in group:
-            group["betas"] = (momentum, group["betas"][1])
-        elif momentum is not None:
-            group["momentum"] = momentum
+    return lr, momentum
 
 
 def _onecycle(step: int, steps: int) -> tuple[float, float]:
