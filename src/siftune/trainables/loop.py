@@ -143,10 +143,16 @@ def _save(training: Training, epoch: int, directory: Path) -> None:
         return
     if parallel.rank() > 0:
         return
-    state = state_of(training, epoch)
+    with state_file(directory) as file:
+        torch.save(state_of(training, epoch), file)
+
+
+@contextmanager
+def state_file(directory: Path) -> Iterator[Path]:
+    """Where to write state.pt of a directory: it is there once it is whole."""
     directory.mkdir(parents=True, exist_ok=True)
     unfinished = directory / f".{STATE_FILE}.part"
-    torch.save(state, unfinished)
+    yield unfinished
     unfinished.replace(directory / STATE_FILE)
 
 

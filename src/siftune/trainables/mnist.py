@@ -16,7 +16,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from siftune import parallel
 from siftune.data import Mnist, ensure_mnist, load_mnist
-from siftune.space import when
+from siftune.errors import UsageError
+from siftune.space import Space, when
+from siftune.trainables import lanes
 from siftune.trainables.loop import (
     Metrics,
     Save,
@@ -50,6 +52,8 @@ SPACE: dict[str, Any] = {
     "num_classes": 10,
 }
 METRIC = ("val_accuracy", "max")
+# What may differ between trials that are trained as one program: it changes no tensor's shape.
+FREE = ("lr", "weight_decay", "dropout", "scheduler", "step_size", "gamma", "epochs")
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
@@ -68,9 +72,29 @@ CLASSES = 10
 VALIDATION_BATCH = 500
 
 
-def prepare(data: Path, *, images: int | None = None) -> None:
+def prepare(data: Path, *, images: int | None = None, fused: bool = False) -> None:
     """Fetches MNIST to `data`, once, before any trial. Raises DataError where it cannot."""
     ensure_mnist(data)
+
+
+def remarks(
+    space: Space, gpus_per_trial: float, *, images: int | None = None, fused: bool = False
+) -> list[str]:
+    """What to say before a study. Raises UsageError where no trials can be trained together."""
+    if not fused:
+        return []
+    if gpus_per_trial >= 1:
+        raise UsageError(
+            "fused=true trains trials together that share a GPU, and each has its own: give "
+            "--gpus-per-trial 0.125 for 8 of them"
+        )
+    differ = [name for name in space.parameters if name in SPACE and name not in FREE]
+    if not differ:
+        return ["fused: those of the trials that share a device are trained as one program"]
+    return [
+        "fused: of the trials that share a device those are trained as one program that are equal "
+        f"in {', '.join(differ)}; to have all of them equal, set these with --set NAME=VALUE"
+    ]
 
 
 def epochs(
@@ -80,15 +104,20 @@ def epochs(
     seed: int,
     data: Path,
     images: int | None = None,
+    fused: bool = False,
 ) -> Iterator[tuple[Metrics, Save]]:
     """Trains on MNIST under `data`; after each epoch its metrics and a function that saves.
 
     Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`, `samples_per_s`. `images` of the
-    60,000 are used, a sixth of them for validation. See `run_epochs` for `start` and saving.
+    60,000 are used, a sixth of them for validation. `fused`: inside Ray, as one program with the
+    trials of its shape on this device (lanes.py). See `run_epochs` for `start` and saving.
     Raises ValueError for a config or data set that cannot be, FloatingPointError if it diverges.
     """
     config = plain(config)
     _check(config)
+    if fused and (room := lanes.room()):
+        yield from lanes.epochs(lanes.Trial(config, start, seed, data, images), room)
+        return
     mnist = load_mnist(data, seed=seed, device=default_device(), images=images)
     yield from run_epochs(new_training(config, mnist, seed=seed), start=start, seed=seed)
 
@@ -126,7 +155,7 @@ def new_training(config: dict[str, Any], mnist: Mnist, *, seed: int) -> Training
 
 
 def evaluate(
-    directory: Path, *, seed: int, data: Path, images: int | None = None
+    directory: Path, *, seed: int, data: Path, images: int | None = None, fused: bool = False
 ) -> dict[str, float]:
     """`val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` of the weights in `directory`.
 
@@ -174,6 +203,12 @@ def build_model(config: dict[str, Any]) -> nn.Sequential:
     )
     # The CPU's kernels are 1.3 to 1.5 times as fast in this layout. (torch's stubs do not know it.)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def shape(config: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal in trials that are trained as one program."""
+    decides = {name: config.get(name) for name in SPACE if name not in FREE}
+    return decides | ({} if config["conv3_channels"] else {"kernel3": None})
 
 
 def normalised(images: Tensor) -> Tensor:
