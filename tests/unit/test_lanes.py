@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import struct
@@ -17,8 +18,11 @@ from typing import Any
 import pytest
 import torch
 
+from siftune.data import load_mnist
 from siftune.failures import RankEndedError
 from siftune.trainables import lanes, mnist
+from siftune.trainables.fused import Lane
+from siftune.trainables.lane_server import train_apart
 from siftune.trainables.lanes import Room, Trial
 from siftune.trainables.loop import STATE_FILE, Metrics
 
@@ -216,6 +220,49 @@ def test_it_ends_with_its_last_process_in_the_middle_of_an_epoch(
 def _cpu_s(process: int) -> float:
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_what_cannot_be_trained_together_is_trained_apart(trial: Callable[..., Trial]) -> None:
+    wrong = {"scheduler": "step"}  # and no step_size
+    made = [_lane(trial(**changed)) for changed in ({}, wrong, {"lr": 3e-3})]
+    data = load_mnist(trial().data, seed=SEED, device="cpu", images=IMAGES)
+    found, most = train_apart(made, data, seed=SEED, most=8)
+    assert most == 8
+    assert isinstance(found[1], KeyError)
+    assert [lane.epoch for lane in made] == [1, 0, 1]
+    for metrics, some in zip((found[0], found[2]), (trial(), trial(lr=3e-3)), strict=True):
+        assert isinstance(metrics, dict)
+        assert metrics["loss"] == pytest.approx(alone(some)[0]["loss"], abs=1e-3)
+
+
+def test_what_the_memory_does_not_hold_is_trained_in_parts(
+    processes: ProcessPoolExecutor, trial: Callable[..., Trial]
+) -> None:
+    wide = trial(conv1_channels=32, batch_size=256, lr=1e-3)
+    assert processes.submit(_train_in_little_memory, wide, 400, 8).result() in (1, 2, 3, 4)
+    with pytest.raises(MemoryError, match="can't allocate memory"):
+        processes.submit(_train_in_little_memory, wide, 45, 2).result()
+
+
+def _train_in_little_memory(trial: Trial, mib: int, lanes: int) -> int:
+    """How many lanes at once it came to, of an epoch of so many."""
+    torch.set_num_threads(1)
+    data = load_mnist(trial.data, seed=SEED, device="cpu", images=IMAGES)
+    made = [_lane(trial) for _ in range(lanes)]
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + mib * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    found, most = train_apart(made, data, seed=SEED, most=100)
+    for metrics in found:
+        if isinstance(metrics, Exception):
+            raise metrics
+    assert [lane.epoch for lane in made] == [1] * lanes
+    return most
+
+
+def _lane(trial: Trial) -> Lane:
+    data = load_mnist(trial.data, seed=SEED, device="cpu", images=trial.images)
+    return Lane(mnist.new_training(trial.config, data, seed=SEED))
 
 
 def test_others_do_not_get_in(

@@ -37,7 +37,7 @@ from typing import Any
 
 import torch
 
-from siftune.data import load_mnist
+from siftune.data import Mnist, load_mnist
 from siftune.space import key
 from siftune.trainables import mnist
 from siftune.trainables.fused import Lane, train_epoch
@@ -48,7 +48,9 @@ _FIRST_S = 60.0  # for the process that has started this one to connect
 # How long a round waits for the trials of the one before, after it: for the scheduler's decision,
 # and for a process that begins its next trial.
 _GRACE_S, _GRACE_SHARE = 0.5, 0.1
-_LEAST_PATIENCE_S = 600.0  # with a round; or ten times the last one
+# With a round that hangs, if not ten times the last one: as the driver's with a trial. Then this
+# process ends, and trials go on in another one.
+_LEAST_PATIENCE_S = 600.0
 
 
 @dataclass(slots=True)
@@ -220,9 +222,13 @@ class Server:
         group = self._groups[shape]
         threads = sum(process.threads for process in asking.values())
         torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))))
-        faulthandler.dump_traceback_later(max(_LEAST_PATIENCE_S, 10 * group.seconds), exit=True)
+        if group.seconds:  # of the first one nobody knows how long it takes
+            patience_s = max(_LEAST_PATIENCE_S, 10 * group.seconds)
+            faulthandler.dump_traceback_later(patience_s, exit=True)
         began = time.monotonic()
-        outcomes = self._outcomes(list(asking.values()), group)
+        lanes = [process.lane for process in asking.values() if process.lane]
+        first = next(iter(asking.values()))
+        outcomes, group.most = train_apart(lanes, _data(first), seed=first.data[1], most=group.most)
         faulthandler.cancel_dump_traceback_later()
         for (connection, process), outcome in zip(asking.items(), outcomes, strict=True):
             process.asks = False
@@ -233,36 +239,38 @@ class Server:
         group.lanes, group.ended = len(asking), time.monotonic()
         group.seconds = group.ended - began
 
-    def _outcomes(self, processes: list[_Process], group: _Group) -> list[Metrics | Exception]:
-        """Metrics of an epoch of each, or why there are none.
 
-        Where several cannot be trained together, halves of them are, down to the one that is to
-        blame: the others are none the worse for it. What the device has no memory for is not tried
-        again.
-        """
-        found: list[Metrics | Exception] = []
-        parts = [processes[i : i + group.most] for i in range(0, len(processes), group.most)]
-        while parts:
-            some, *parts = parts
-            lanes = [process.lane for process in some if process.lane]
-            try:
-                found += train_epoch(lanes, _data(some[0]), seed=some[0].data[1])
-                continue
-            except Exception as error:
-                traceback.print_exc()
-                failure = _told(error)
-            _check_device()
-            if len(some) == 1:
-                found.append(failure)
-                continue
-            half = len(some) // 2
-            parts = [some[:half], some[half:], *parts]
-            if isinstance(failure, MemoryError):
-                group.most = min(group.most, half)
-        return found
+def train_apart(
+    lanes: list[Lane], data: Mnist, *, seed: int, most: int
+) -> tuple[list[Metrics | Exception], int]:
+    """Metrics of an epoch of each lane, or why there are none; at most so many at once.
+
+    Where several cannot be trained together, halves of them are, down to the one that is to blame:
+    the others are none the worse for it. Also gives how many the device has the memory for. Raises
+    what a broken device raises.
+    """
+    found: list[Metrics | Exception] = []
+    parts = [lanes[i : i + most] for i in range(0, len(lanes), most)]
+    while parts:
+        some, *parts = parts
+        try:
+            found += train_epoch(some, data, seed=seed)
+            continue
+        except Exception as error:
+            traceback.print_exc()
+            failure = _told(error)
+        _check_device()
+        if len(some) == 1:
+            found.append(failure)
+            continue
+        half = len(some) // 2
+        parts = [some[:half], some[half:], *parts]
+        if isinstance(failure, MemoryError):
+            most = min(most, half)
+    return found, most
 
 
-def _data(process: _Process) -> Any:
+def _data(process: _Process) -> Mnist:
     directory, seed, images = process.data
     return load_mnist(directory, seed=seed, device=default_device(), images=images)
 

@@ -53,6 +53,16 @@ def plain(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_finite(metrics: Metrics, config: dict[str, Any]) -> None:
+    """Raises FloatingPointError if a metric is not finite."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} is {value} in epoch {metrics['epoch']} at lr {config['lr']:g}: "
+                "lower lr, or the upper end of its domain"
+            )
+
+
 def epoch_seed(seed: int, epoch: int) -> int:
     """Of the random numbers of one epoch, 0: those of the initialisation."""
     return (seed * 1_000_003 + epoch) % 2**63
@@ -101,16 +111,6 @@ def run_epochs(
             metrics |= training.validate()
         check_finite(metrics, training.config)
         yield metrics, partial(_save, training, epoch)
-
-
-def check_finite(metrics: Metrics, config: dict[str, Any]) -> None:
-    """Raises FloatingPointError if a metric is not finite."""
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"{name} is {value} in epoch {metrics['epoch']} at lr {config['lr']:g}: "
-                "lower lr, or the upper end of its domain"
-            )
 
 
 def _train_one_epoch(training: Training, epoch: int, generator: torch.Generator) -> Metrics:

@@ -205,12 +205,6 @@ def build_model(config: dict[str, Any]) -> nn.Sequential:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def shape(config: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal in trials that are trained as one program."""
-    decides = {name: config.get(name) for name in SPACE if name not in FREE}
-    return decides | ({} if config["conv3_channels"] else {"kernel3": None})
-
-
 def normalised(images: Tensor) -> Tensor:
     """Bytes [B, 28, 28] to float32 [B, 1, 28, 28] of mean 0 and deviation 1."""
     return (images.unsqueeze(1) - PIXEL_MEAN).div_(PIXEL_STD)
@@ -276,6 +270,12 @@ def _onecycle(step: int, steps: int) -> tuple[float, float]:
         return between(1 / 25, 1.0, share), between(0.95, 0.85, share)
     share = (step - peak) / (last - peak)
     return between(1.0, 1 / 25e4, share), between(0.85, 0.95, share)
+
+
+def shape(config: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal in trials that are trained as one program."""
+    decides = {name: config.get(name) for name in SPACE if name not in FREE}
+    return decides | ({} if config["conv3_channels"] else {"kernel3": None})
 
 
 def _check(config: dict[str, Any]) -> None:
