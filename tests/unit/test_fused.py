@@ -11,6 +11,8 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional
 
 from siftune.data import Mnist, load_mnist
+from siftune.errors import UsageError
+from siftune.space import Space
 from siftune.trainables import mnist
 from siftune.trainables.fused import Lane, Update, train_epoch
 from siftune.trainables.loop import STATE_FILE, Metrics, restore, state_of
@@ -249,3 +251,14 @@ def test_a_stack_is_vmap(double: None) -> None:
     for i, norm in enumerate(norms[2]):
         assert norm.num_batches_tracked == 1
         torch.testing.assert_close(norm.running_var, buffers[f"{1 + 4 * i}.running_var"][2])
+
+
+def test_what_keeps_trials_apart_is_said_before_a_study() -> None:
+    (said,) = mnist.remarks(Space.read(mnist.SPACE), 0.125, fused=True)
+    assert "equal in batch_size, optimizer, conv1_channels" in said
+    assert "lr" not in said
+    (said,) = mnist.remarks(Space.read(CONFIG | {"lr": "loguniform(1e-4, 1e-2)"}), 0, fused=True)
+    assert "trained as one program" in said
+    assert mnist.remarks(Space.read(mnist.SPACE), 1) == []
+    with pytest.raises(UsageError, match=r"give --gpus-per-trial 0\.125 for 8"):
+        mnist.remarks(Space.read(mnist.SPACE), 1, fused=True)
