@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from siftune.data import ensure_mnist
-from tests.bench import on_cluster, overhead, samples_per_s, scale, search
+from tests.bench import on_cluster, overhead, packing, samples_per_s, scale, search
 from tests.bench.table import RESULTS, table
 from tests.readme import write_part
 
@@ -81,6 +81,10 @@ def _training() -> Figures:
     return samples_per_s.measure(ensure_mnist(Path(os.environ.get("SIFTUNE_DATA", "data"))))
 
 
+def _packing() -> Figures:
+    return packing.measure(ensure_mnist(Path(os.environ.get("SIFTUNE_DATA", "data"))))
+
+
 def _on_cluster(method: str) -> Callable[[], Figures]:
     def measure() -> Figures:
         with on_cluster.bench() as jobs:
@@ -98,6 +102,10 @@ def _root() -> str:
     return "" if os.geteuid() == 0 else "the virtual cluster needs root"
 
 
+def _gpu() -> str:
+    return "" if torch.cuda.is_available() else "no GPU was at hand"
+
+
 def _strace() -> str:
     return "" if shutil.which("strace") else "strace is not installed"
 
@@ -107,6 +115,7 @@ BENCHMARKS: dict[str, tuple[Callable[[], Figures], Callable[[], str]]] = {
     "growth": (overhead.growth, _nothing),
     "search": (search.measure, _nothing),
     "training": (_training, _nothing),
+    "packing": (_packing, _gpu),
     "scale": (scale.measure, _strace),
     "start": (_on_cluster("start"), _root),
     "cold": (_on_cluster("cold"), _root),

@@ -77,6 +77,13 @@ ROWS: list[tuple[str, str, str, str, str]] = [
         "{ratio:.1f}",
     ),
     ("gpu", "MNIST samples per second on a GPU, batch 64", "{siftune:,.0f}", "", ""),
+    (
+        "packing",
+        "trials per hour of MNIST on a GPU, 8 of one shape, 3 epochs, batch 64",
+        "fused: {fused:,.0f}",
+        "one at a time: {alone:,.0f}, 8 processes side by side: {beside:,.0f}",
+        "{fused_ratio:.1f}",
+    ),
 ]
 SLOTS = (8, 80, 800)
 SCALE = (
@@ -92,7 +99,7 @@ def table() -> list[str]:
         try:
             rest = [cell.format(**results.get(name, {}).get("figures", {})) for cell in cells]
         except KeyError:
-            why = ": no GPU was at hand" if name == "gpu" else ""
+            why = ": no GPU was at hand" if name in ("gpu", "packing") else ""
             rest = [f"not measured{why}", "", ""]
         lines.append(f"| {what} | {' | '.join(rest)} |")
     if "scale" in results:
