@@ -14,7 +14,7 @@ from siftune.data import Mnist, load_mnist
 from siftune.errors import UsageError
 from siftune.space import Space
 from siftune.trainables import mnist
-from siftune.trainables.fused import Lane, Update, train_epoch
+from siftune.trainables.fused import Lane, Update, train_epoch, train_step
 from siftune.trainables.loop import STATE_FILE, Metrics, restore, state_of
 from siftune.trainables.stack import Stack, stacked
 
@@ -187,6 +187,22 @@ def _looks(tensors: dict[str, Any]) -> dict[str, Any]:
     return {n: (t.shape, t.dtype, t.stride()) for n, t in tensors.items() if t is not None}
 
 
+@pytest.mark.parametrize("optimizer", list(mnist.OPTIMIZERS))
+def test_a_step_waits_for_nothing(optimizer: str) -> None:
+    """It runs on tensors that have a shape alone: whoever reads a value of these raises."""
+    models = [mnist.build_model(CONFIG).to("meta") for _ in range(3)]
+    made = [mnist.OPTIMIZERS[optimizer](model.parameters(), lr=1.0) for model in models]
+    images = torch.zeros(64, 28, 28, dtype=torch.uint8, device="meta")
+    labels, batch = (torch.zeros(s, dtype=torch.int64, device="meta") for s in (64, (3, 16)))
+    update, masks = Update(made), torch.ones((), device="meta")
+    (rates,) = update.rates([[(1e-3, None)]] * 3)
+    data = Mnist(*(images, labels) * 3)
+    losses = train_step(Stack(models), update, data, batch, masks, rates)
+    assert losses.shape == (3,)
+    with pytest.raises(RuntimeError, match="meta"):
+        losses.tolist()
+
+
 @pytest.mark.parametrize("kind", list(mnist.OPTIMIZERS))
 def test_an_update_is_torchs(double: None, kind: str) -> None:
     """With learning rate, weight decay and momentum of each lane, over steps that are resumed.
@@ -214,7 +230,7 @@ def test_an_update_is_torchs(double: None, kind: str) -> None:
         planned = [[mnist.rates(config, step, steps) for step in half] for config in configs]
         for step, rates in zip(half, update.rates(planned), strict=True):
             for weights, optimizer, config in zip(theirs, optimizers, configs, strict=True):
-                mnist.set_rates(optimizer, config, step, steps)
+                _set_rates(optimizer, *mnist.rates(config, step, steps))
                 for weight in weights:
                     weight.grad = torch.randn_like(weight)
                 optimizer.step()
@@ -224,6 +240,15 @@ def test_an_update_is_torchs(double: None, kind: str) -> None:
             update.step(flat, gradients, rates)
             torch.testing.assert_close(flat, stacked(theirs), rtol=1e-9, atol=1e-9)
         update.store(len(half))
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        if momentum is not None and "betas" in group:
+            group["betas"] = (momentum, 0.999)
+        elif momentum is not None:
+            group["momentum"] = momentum
 
 
 def test_a_stack_is_vmap(double: None) -> None:

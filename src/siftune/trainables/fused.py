@@ -47,11 +47,7 @@ def train_epoch(lanes: Sequence[Lane], data: Mnist, *, seed: int) -> list[Metric
         rates = update.rates([_planned(lane, len(batches)) for lane in lanes])
         total = torch.zeros(len(lanes), device=device)
         for batch, rate in zip(batches, rates, strict=True):
-            logits = models(_images(data, batch), noise.masks(batch.shape[1]))
-            losses = _losses(logits, data.train_labels[batch])
-            gradients = torch.autograd.grad(losses.sum() / batch.shape[1], models.parameters)
-            update.step(models.flat, torch.cat([g.flatten(1) for g in gradients], dim=1), rate)
-            total += losses.detach()
+            total += train_step(models, update, data, batch, noise.masks(batch.shape[1]), rate)
         means = [loss / samples for loss in total.tolist()]
         seconds = time.perf_counter() - begin
         scores = _scores(models, data)
@@ -63,6 +59,19 @@ def train_epoch(lanes: Sequence[Lane], data: Mnist, *, seed: int) -> list[Metric
         found = {"loss": loss, "epoch": lane.epoch, "samples_per_s": samples / seconds}
         metrics.append(found | {"val_loss": val_loss, "val_accuracy": val_accuracy})
     return metrics
+
+
+def train_step(
+    models: Stack, update: Update, data: Mnist, batch: Tensor, masks: Tensor, rates: Tensor
+) -> Tensor:
+    """Trains each lane on its batch, of indices [lanes, B]: the sums of the losses, [lanes].
+
+    It reads no value, on which the device would have to be waited for.
+    """
+    losses = _losses(models(_images(data, batch), masks), data.train_labels[batch])
+    gradients = torch.autograd.grad(losses.sum() / batch.shape[1], models.parameters)
+    update.step(models.flat, torch.cat([g.flatten(1) for g in gradients], dim=1), rates)
+    return losses.detach()
 
 
 def _layers(training: Training) -> nn.Sequential:
