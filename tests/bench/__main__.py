@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from siftune.data import ensure_mnist
-from tests.bench import accuracy, gpu, on_cluster, overhead, samples_per_s, scale, search
+from tests.bench import accuracy, gpu, on_cluster, overhead, packing, samples_per_s, scale, search
 from tests.bench.results import Figures, keep, machine
 from tests.bench.table import table
 from tests.readme import write_part
@@ -46,6 +46,10 @@ def _on_mnist(measure: Callable[[Path], Figures]) -> Callable[[], Figures]:
         return measure(ensure_mnist(Path(os.environ.get("SIFTUNE_DATA", "data"))))
 
     return on_data
+
+
+def _packing() -> Figures:
+    return packing.measure(ensure_mnist(Path(os.environ.get("SIFTUNE_DATA", "data"))))
 
 
 def _on_cluster(method: str) -> Callable[[], Figures]:
@@ -84,6 +88,7 @@ BENCHMARKS: dict[str, tuple[Callable[[], Figures], Callable[[], str]]] = {
     "training": (_on_mnist(samples_per_s.measure), _no_gpu),
     "accuracy": (_on_mnist(accuracy.measure), _no_gpu),
     "gpu": (_on_mnist(gpu.measure), _gpu),
+    "packing": (_packing, _gpu),
     "scale": (scale.measure, _strace),
     "start": (_on_cluster("start"), _root),
     "cold": (_on_cluster("cold"), _root),

@@ -61,6 +61,21 @@ def plain(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_finite(metrics: Metrics, config: dict[str, Any]) -> None:
+    """Raises FloatingPointError if a metric is not finite."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} is {value} in epoch {metrics['epoch']} at lr {config['lr']:g}: "
+                "lower lr, or the upper end of its domain"
+            )
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Of the random numbers of one epoch, 0: those of the initialisation."""
+    return (seed * 1_000_003 + epoch) % 2**63
+
+
 @contextmanager
 def reproducible(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
     """Random numbers and kernels that follow from the seed and the epoch (0: initialisation).
@@ -69,7 +84,7 @@ def reproducible(seed: int, epoch: int, device: torch.device) -> Iterator[torch.
     what else an epoch draws differs between them. The process's own random state and flags are as
     before at the end: the next trial in it must not see that this one was there.
     """
-    derived = (seed * 1_000_003 + epoch) % 2**63
+    derived = epoch_seed(seed, epoch)
     cudnn = torch.backends.cudnn
     on_cuda = device.type == "cuda"
     with (
@@ -97,18 +112,13 @@ def run_epochs(
 
     Raises FloatingPointError if a metric is not finite.
     """
-    done = 0 if start is None else _restore(training, start)
+    done = 0 if start is None else restore(training, start)
     full = _FullBatches(training) if _worth_recording(training, done) else None
     for epoch in range(done + 1, training.epochs + 1):
         with reproducible(seed, epoch, training.device) as generator:
             metrics = _train_one_epoch(training, epoch, generator, full)
             metrics |= training.validate()
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"{name} is {value} in epoch {epoch} at lr {training.config['lr']:g}: "
-                    "lower lr, or the upper end of its domain"
-                )
+        check_finite(metrics, training.config)
         yield metrics, partial(_save, training, epoch)
 
 
@@ -206,17 +216,28 @@ def _save(training: Training, epoch: int, directory: Path) -> None:
         return
     if parallel.rank() > 0:
         return
-    state = {
+    with state_file(directory) as file:
+        torch.save(state_of(training, epoch), file)
+
+
+@contextmanager
+def state_file(directory: Path) -> Iterator[Path]:
+    """Where to write state.pt of a directory: it is there once it is whole."""
+    directory.mkdir(parents=True, exist_ok=True)
+    unfinished = directory / f".{STATE_FILE}.part"
+    yield unfinished
+    unfinished.replace(directory / STATE_FILE)
+
+
+def state_of(training: Training, epoch: int) -> dict[str, Any]:
+    """What state.pt holds: all that an epoch leaves to the next."""
+    return {
         "config": training.config,
         "epoch": epoch,
         "model": training.model.state_dict(),
         "optimizer": type(training.optimizer).__name__,
         "moments": training.optimizer.state_dict()["state"],
     }
-    directory.mkdir(parents=True, exist_ok=True)
-    unfinished = directory / f".{STATE_FILE}.part"
-    torch.save(state, unfinished)
-    unfinished.replace(directory / STATE_FILE)
 
 
 def load_state(directory: Path, device: torch.device) -> dict[str, Any]:
@@ -224,7 +245,7 @@ def load_state(directory: Path, device: torch.device) -> dict[str, Any]:
     return torch.load(directory / STATE_FILE, map_location=device, weights_only=True)
 
 
-def _restore(training: Training, directory: Path) -> int:
+def restore(training: Training, directory: Path) -> int:
     """Takes the saved model and moments; the number of epochs behind them."""
     if training.sharded:
         from siftune.trainables import shards

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,10 @@ from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from siftune import parallel
-from siftune.data import ensure_mnist, load_mnist
-from siftune.space import when
+from siftune.data import Mnist, ensure_mnist, load_mnist
+from siftune.errors import UsageError
+from siftune.space import Space, when
+from siftune.trainables import lanes
 from siftune.trainables.loop import (
     Metrics,
     Save,
@@ -52,6 +53,8 @@ SPACE: dict[str, Any] = {
     "num_classes": 10,
 }
 METRIC = ("val_accuracy", "max")
+# What may differ between trials that are trained as one program: it changes no tensor's shape.
+FREE = ("lr", "weight_decay", "dropout", "scheduler", "step_size", "gamma", "epochs")
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
@@ -74,9 +77,29 @@ VALIDATION_BATCH = 500
 BF16 = False
 
 
-def prepare(data: Path, *, images: int | None = None) -> None:
+def prepare(data: Path, *, images: int | None = None, fused: bool = False) -> None:
     """Fetches MNIST to `data`, once, before any trial. Raises DataError where it cannot."""
     ensure_mnist(data)
+
+
+def remarks(
+    space: Space, gpus_per_trial: float, *, images: int | None = None, fused: bool = False
+) -> list[str]:
+    """What to say before a study. Raises UsageError where no trials can be trained together."""
+    if not fused:
+        return []
+    if gpus_per_trial >= 1:
+        raise UsageError(
+            "fused=true trains trials together that share a GPU, and each has its own: give "
+            "--gpus-per-trial 0.125 for 8 of them"
+        )
+    differ = [name for name in space.parameters if name in SPACE and name not in FREE]
+    if not differ:
+        return ["fused: those of the trials that share a device are trained as one program"]
+    return [
+        "fused: of the trials that share a device those are trained as one program that are equal "
+        f"in {', '.join(differ)}; to have all of them equal, set these with --set NAME=VALUE"
+    ]
 
 
 def epochs(
@@ -86,17 +109,27 @@ def epochs(
     seed: int,
     data: Path,
     images: int | None = None,
+    fused: bool = False,
 ) -> Iterator[tuple[Metrics, Save]]:
     """Trains on MNIST under `data`; after each epoch its metrics and a function that saves.
 
     Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`, `samples_per_s`. `images` of the
-    60,000 are used, a sixth of them for validation. See `run_epochs` for `start` and saving.
+    60,000 are used, a sixth of them for validation. `fused`: inside Ray, as one program with the
+    trials of its shape on this device (lanes.py). See `run_epochs` for `start` and saving.
     Raises ValueError for a config or data set that cannot be, FloatingPointError if it diverges.
     """
     config = plain(config)
     _check(config)
+    if fused and (room := lanes.room()):
+        yield from lanes.epochs(lanes.Trial(config, start, seed, data, images), room)
+        return
+    mnist = load_mnist(data, seed=seed, device=default_device(), images=images)
+    yield from run_epochs(new_training(config, mnist, seed=seed), start=start, seed=seed)
+
+
+def new_training(config: dict[str, Any], mnist: Mnist, *, seed: int) -> Training:
+    """A model of the config and how it is trained on this data set, before the first epoch."""
     device = default_device()
-    mnist = load_mnist(data, seed=seed, device=device, images=images)
     with reproducible(seed, 0, device):
         model = build_model(config).to(device)
     forward = parallel.wrap(model)
@@ -112,7 +145,7 @@ def epochs(
         loss, accuracy = score(model, mnist.val_images, mnist.val_labels)
         return {"val_loss": loss, "val_accuracy": accuracy}
 
-    training = Training(
+    return Training(
         config=config,
         model=model,
         optimizer=optimizer,
@@ -125,11 +158,10 @@ def epochs(
         device=device,
         recordable=True,
     )
-    yield from run_epochs(training, start=start, seed=seed)
 
 
 def evaluate(
-    directory: Path, *, seed: int, data: Path, images: int | None = None
+    directory: Path, *, seed: int, data: Path, images: int | None = None, fused: bool = False
 ) -> dict[str, float]:
     """`val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` of the weights in `directory`.
 
@@ -186,8 +218,9 @@ def normalised(images: Tensor) -> Tensor:
 
 def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Bytes [B, 28, 28] to float32 [B, num_classes]."""
-    low = BF16 and images.is_cuda
-    with torch.autocast("cuda", torch.bfloat16) if low else nullcontext():
+    if not (BF16 and images.is_cuda):
+        return model(normalised(images))
+    with torch.autocast("cuda", torch.bfloat16):
         return model(normalised(images)).float()
 
 
@@ -240,6 +273,12 @@ def _onecycle(step: int, steps: int) -> tuple[float, float]:
         return between(1 / 25, 1.0, share), between(0.95, 0.85, share)
     share = (step - peak) / (last - peak)
     return between(1.0, 1 / 25e4, share), between(0.85, 0.95, share)
+
+
+def shape(config: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal in trials that are trained as one program."""
+    decides = {name: config.get(name) for name in SPACE if name not in FREE}
+    return decides | ({} if config["conv3_channels"] else {"kernel3": None})
 
 
 def _check(config: dict[str, Any]) -> None:
