@@ -102,6 +102,18 @@ def test_lanes_that_join_late_and_leave_early_end_as_alone(
         assert_same(metrics, alone(mnist_directory, **shape, **changed), within=1e-8)
 
 
+def test_without_ray_a_fused_trial_trains_alone(mnist_directory: Path) -> None:
+    trained = [
+        next(
+            mnist.epochs(
+                CONFIG, start=None, seed=SEED, data=mnist_directory, images=IMAGES, fused=fused
+            )
+        )[0]["val_loss"]
+        for fused in (False, True)
+    ]
+    assert trained[0] == trained[1]
+
+
 @pytest.mark.parametrize(
     "shape", [{"conv3_channels": 0, "activation": "gelu"}, {"kernel1": 7, "activation": "silu"}]
 )
