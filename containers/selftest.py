@@ -3,7 +3,8 @@
 Without a network, and without a GPU: an image is built on machines that have none.
 """
 
-import importlib
+import importlib.util
+import inspect
 import os
 import site
 import sys
@@ -36,6 +37,22 @@ def torch_and_torchvision() -> str:
     kind = "CUDA" if torch.version.cuda else "ROCm"
     # Of torch 2.10 the list is empty where there is no GPU.
     return " ".join([f"torch {torch.__version__}, {kind} {build}", *torch.cuda.get_arch_list()])
+
+
+def bytecode() -> str:
+    """What is kept of it in one file is what is beside the sources, and of their time."""
+    import torch
+
+    from siftune import coldstart
+
+    assert isinstance(torch.__spec__.loader, coldstart.Loader), "siftune.pth does nothing"
+    assert "def manual_seed(" in inspect.getsource(torch.manual_seed)
+    for path in coldstart.places:
+        kept = coldstart.Loader("", path).get_data(path)
+        source = Path(importlib.util.source_from_cache(path))
+        assert kept == Path(path).read_bytes(), f"{path} is another one"
+        assert int.from_bytes(kept[8:12], "little") == int(source.stat().st_mtime), f"{path} is old"
+    return f"{len(coldstart.places)} modules"
 
 
 def searchers() -> str:
@@ -101,7 +118,7 @@ def failures(checks: tuple[Check, ...]) -> Iterator[str]:
 
 
 def main() -> int:
-    checks = (packages, torch_and_torchvision, ray, searchers, schedulers, one_epoch)
+    checks = (packages, bytecode, torch_and_torchvision, ray, searchers, schedulers, one_epoch)
     with tempfile.TemporaryDirectory(prefix="sift-") as directory:
         # While an image is built /tmp is the host's, and some libraries leave caches behind.
         os.environ |= {"TMPDIR": directory, "MPLCONFIGDIR": f"{directory}/matplotlib"}

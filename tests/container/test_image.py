@@ -237,6 +237,58 @@ def test_everything_is_compiled(client: Any, image: str) -> None:
     assert result["return_code"] == 0, said(result)
 
 
+@pytest.fixture(scope="session")
+def site(place: Place, image: str) -> str:
+    """Where Ray's package is in the image."""
+    find = (
+        "import importlib.util; print(*importlib.util.find_spec('ray').submodule_search_locations)"
+    )
+    found = place.must('apptainer -q exec "$1" python -c "$2"', image, find).strip()
+    return found.removesuffix("/ray")
+
+
+ANOTHER = "commit = version = 'another'"  # ray/_version.py, which ray/__init__.py imports
+
+
+def test_a_module_that_was_changed_is_loaded_as_it_is(place: Place, image: str, site: str) -> None:
+    place.must(f'mkdir -p changed && echo "{ANOTHER}" >changed/version.py')
+    start = 'cd changed && apptainer -q exec --no-home --bind "$PWD" --pwd "$PWD" '
+    # In its place, with the bytecode of the old one still in the image.
+    bind = f'--bind "$PWD/version.py:{site}/ray/_version.py" "$1" python -c "$2"'
+    place.must(start + bind, image, "import ray; assert ray.__version__ == 'another'")
+    # Earlier on the path, and beside what is started.
+    place.must("cd changed && mkdir earlier && echo 'said = 2' >earlier/ray.py")
+    path = '--env PYTHONPATH="$PWD/earlier" "$1" python -c "$2"'
+    place.must(start + path, image, "import ray; assert ray.said == 2")
+    place.must("cd changed && mv earlier/ray.py .")
+    place.must(start + '"$1" python -c "$2"', image, "import torch, ray; assert ray.said == 2")
+
+
+def test_an_overlay_changes_modules_and_adds_others(place: Place, image: str, site: str) -> None:
+    add = 'mkdir -p "overlaid$1/ray" && echo "$2" >"overlaid$1/ray/_version.py" && '
+    add += 'echo "said = 1" >"overlaid$1/ray/another.py" && mksquashfs overlaid o.sqfs -quiet >&2'
+    place.must(add, site, ANOTHER)
+    check = "import ray.another, ray.tune; assert ray.__version__ == 'another'"
+    run = 'apptainer -q exec --no-home --overlay o.sqfs "$1" python -c "$2"'
+    place.must(run, image, check)
+
+
+def test_an_error_in_a_library_shows_its_lines(place: Place, image: str) -> None:
+    raising = "import json, torch; torch.distributions.Normal('a', 1)"
+    shown = place.run('apptainer -q exec "$1" python -c "$2"', image, raising).stderr
+    assert "self.loc, self.scale = broadcast_all(loc, scale)" in shown
+    assert "coldstart" not in shown
+
+
+def test_what_reads_ahead_ends_with_what_it_reads_for(place: Place, image: str) -> None:
+    # Ended while it is being read: what is left notices within one block.
+    start = 'apptainer -q exec "$1" python -c "$2"; for i in $(seq 50); do '
+    start += 'pgrep -u $UID -f "[c]oldstart.py" >/dev/null || exit 0; sleep 0.1; done; exit 1'
+    leave = "import importlib.util, os; torch = importlib.util.find_spec('torch').loader; "
+    leave += "torch.get_code('torch'); os._exit(0)"
+    place.must(start, image, leave)
+
+
 def test_the_list_of_what_is_in_it(place: Place, image: str) -> None:
     scripts = [ROOT / "containers" / name for name in ("sbom.sh", "sbom.py")]
     place.unpack(packed(*scripts, below=ROOT), "list")
