@@ -115,7 +115,7 @@ start_ray() {
         # Without Ray's autoscaler and dashboard: the cluster is what Slurm gave.
         ray=("$tmp" start --head --port="$port" --no-monitor --include-dashboard=false)
     else
-        ray=("$tmp" --head "$job/address" --within "$WAIT_S" start)
+        ray=(--head "$job/address" --within "$WAIT_S" "$tmp" start)
     fi
     memory_mib=${SLURM_MEM_PER_NODE:-$MEM_PER_NODE_MIB}
     shm_mib=$(df -Pm /dev/shm | awk 'NR == 2 {print $4}')

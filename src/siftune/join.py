@@ -1,6 +1,6 @@
 """Ray on a node of a job: `ray start`, with a zygote beside it.
 
-    python -m siftune.join DIRECTORY [--head FILE --within SECONDS] start …
+    python -m siftune.join [--head FILE --within SECONDS] DIRECTORY start …
 
 DIRECTORY is the job's own on this node. FILE is where the head writes its address: the other nodes
 wait for it. Importing Ray takes about as long as starting the head does: it is done meanwhile.
@@ -17,9 +17,9 @@ from siftune.zygote import zygote
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("directory", type=Path)
     parser.add_argument("--head", type=Path)
     parser.add_argument("--within", type=float)
+    parser.add_argument("directory", type=Path)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     with zygote(options.directory):

@@ -178,7 +178,7 @@ def _files(node: Node) -> None:
     """Nothing of the job's, the study's or Ray's can be read, written or connected to."""
     temporary = f"/tmp/sift-{node.job.number}"
     sockets = node.as_root("find", temporary, "-type", "s").split()
-    assert len(sockets) == 2, sockets  # raylet, plasma
+    assert len(sockets) == 3, sockets  # raylet, plasma, zygote
     private = [f"{node.private}/{name}" for name in ("token", "log", "address", "tls/job.key")]
     study = f"{node.job.directory}/results/s"
     names = [*sockets, *private, node.private, temporary, f"{temporary}/r", study]
