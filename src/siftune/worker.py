@@ -15,6 +15,10 @@ from pathlib import Path
 ADDRESS = "SIFTUNE_ZYGOTE"  # the path of the zygote's socket
 OF_RAY = "SIFTUNE_RAY_WORKER"  # the path of Ray's own worker
 
+# Ray's number for the first driver of a cluster, which a study's is: no other is forked for. Ray
+# reads for whom a process works when it is imported, and never again.
+FIRST_DRIVER = "01000000"
+
 FORKED = b"\1"
 _STREAMS = 3
 
@@ -22,16 +26,20 @@ Request = tuple[str, list[str], dict[str, str], list[int]]
 
 
 def main() -> None:
-    with socket.socket(socket.AF_UNIX) as zygote:
-        forked = b""
-        with contextlib.suppress(OSError):
-            zygote.connect(os.environ[ADDRESS])
-            _send(zygote)
-            forked = zygote.recv(1)
-        if not forked:
-            os.execv(sys.executable, [sys.executable, os.environ[OF_RAY], *sys.argv[1:]])
-        with contextlib.suppress(OSError):
-            zygote.recv(1)
+    if os.environ.get("RAY_JOB_ID") == FIRST_DRIVER:
+        _be_forked()
+    os.execv(sys.executable, [sys.executable, os.environ[OF_RAY], *sys.argv[1:]])
+
+
+def _be_forked() -> None:
+    """Ends this process after the forked one; returns if there was none."""
+    with socket.socket(socket.AF_UNIX) as zygote, contextlib.suppress(OSError):
+        zygote.connect(os.environ[ADDRESS])
+        _send(zygote)
+        if zygote.recv(1) == FORKED:
+            with contextlib.suppress(OSError):
+                zygote.recv(1)
+            sys.exit()
 
 
 def _send(zygote: socket.socket) -> None:

@@ -27,7 +27,6 @@ from siftune import worker
 # To import them starts nothing of CUDA's, and no thread, which would not outlive a fork.
 _BEFORE_RAY = ("torch", "pandas")
 _WITH_RAY = ("siftune.tuner",)
-_FIRST_DRIVER = "01000000"  # Ray's number for it
 
 _forked = False
 
@@ -90,7 +89,7 @@ def serve(listener: socket.socket) -> None:
     for name in _BEFORE_RAY:
         importlib.import_module(name)
     # Ray reads these when it is imported, and never again.
-    ours = {"RAY_RAYLET_PID": _raylet(parent), "RAY_JOB_ID": _FIRST_DRIVER}
+    ours = {"RAY_RAYLET_PID": _raylet(parent), "RAY_JOB_ID": worker.FIRST_DRIVER}
     os.environ |= ours
     with _names_of_the_system():
         for name in _WITH_RAY:
@@ -145,7 +144,7 @@ def _become_worker(connection: socket.socket, ours: dict[str, str]) -> None:
     os.setpgid(0, 0)
     directory, arguments, environment, streams = worker.receive(connection)
     if not ours.items() <= environment.items():
-        return  # another driver's: the other end sees to it
+        return  # of another Ray: the other end sees to it
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
