@@ -59,7 +59,7 @@ def measure(trials: int = 256) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=SLOTS, include_dashboard=False, log_to_driver=False)
         with_start("ray_reuse", _ray_reuse, scratch)
         seconds["ray"] = _ray_tune(few, scratch, reuse_actors=False)
         ray.shutdown()
