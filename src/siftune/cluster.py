@@ -177,6 +177,7 @@ def connect(
     elif directory := job_directory():
         _set_environment(directory / "token")
         _read_environment()
+        zygote.tell(directory)
         over = threading.Event()
         missing = threading.Thread(target=_tell_missing, args=(directory, say, over), daemon=True)
         try:
@@ -196,8 +197,9 @@ def connect(
             _set_environment(token)
             _set_certificate(directory)
             _read_environment()
+            zygote.tell(directory)
             over = threading.Event()
-            with zygote.zygote(directory):
+            with zygote.zygote(directory, told_in=directory):
                 try:
                     _start(directory, nodes()[0])
                     watch = (directory, lost, over)

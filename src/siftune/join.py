@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from siftune.cluster import await_head
+from siftune.cluster import await_head, job_directory
 from siftune.zygote import zygote
 
 
@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
-    with zygote(options.directory):
+    job = job_directory()
+    assert job
+    with zygote(options.directory, told_in=job):
         from ray.scripts.scripts import main as ray
 
         sys.argv = ["ray", *options.command]

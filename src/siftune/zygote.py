@@ -1,4 +1,4 @@
-"""The processes of trials have imported torch and Ray Tune before they begin.
+"""The processes of trials have imported Ray Tune, and torch if they need it, before they begin.
 
 On each node one process, the zygote, imports them, once, and is forked whenever Ray starts a worker
 there: that takes a hundredth of the time, and workers share the memory of what was imported. What
@@ -25,16 +25,19 @@ from typing import Any
 from siftune import worker
 
 # To import them starts nothing of CUDA's, and no thread, which would not outlive a fork.
-_BEFORE_RAY = ("torch", "pandas")
+_BEFORE_RAY = ("pandas", "threadpoolctl")
 _WITH_RAY = ("siftune.tuner",)
+_LATER = ("pyarrow.json", "pydantic.v1")  # what Ray imports in a worker that begins
+
+TOLD = "imports"  # the file
 
 _forked = False
 
 
 @contextmanager
-def zygote(directory: Path) -> Iterator[None]:
+def zygote(directory: Path, told_in: Path) -> Iterator[None]:
     """One for the Ray that this thread starts on this node meanwhile. Its socket is in `directory`,
-    which must be open to nobody else."""
+    which must be open to nobody else. What the driver tells it is in `told_in`."""
     spec = importlib.util.find_spec("ray")
     assert spec
     assert spec.submodule_search_locations
@@ -48,7 +51,7 @@ def zygote(directory: Path) -> Iterator[None]:
         listener.listen(1024)
         process = subprocess.Popen(
             # -P: not what lies in this directory under the name of a library.
-            [sys.executable, "-P", "-m", "siftune.zygote", str(listener.fileno())],
+            [sys.executable, "-P", "-m", "siftune.zygote", str(listener.fileno()), str(told_in)],
             pass_fds=[listener.fileno()],
             stdin=subprocess.DEVNULL,
             # Or libraries would start threads, for all CPUs: see take_threads.
@@ -66,33 +69,41 @@ def zygote(directory: Path) -> Iterator[None]:
         process.wait()
 
 
+def tell(directory: Path) -> None:
+    """Says in a driver, which has imported the user's file, what its trials will need: in the
+    directory that zygotes look into, and before any trial begins."""
+    new = directory / f"{TOLD}.new"
+    new.write_text("torch" if "torch" in sys.modules else "")
+    new.replace(directory / TOLD)
+
+
 def take_threads() -> None:
     """To be called in a worker once Ray has said, by OMP_NUM_THREADS, how many CPUs it has: what
     reads that when it is imported was imported before."""
     if not _forked:
         return
     import threadpoolctl
-    import torch
 
     count = int(os.environ.get("OMP_NUM_THREADS", "1"))
     threadpoolctl.threadpool_limits(count)
-    torch.set_num_threads(count)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(count)
 
 
-def serve(listener: socket.socket) -> None:
+def serve(listener: socket.socket, directory: Path) -> None:
     """Forks for whoever asks, until the process that started this one is gone. Returns in the
     forked processes, after their work."""
     parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forked ones
     gc.disable()
-    for name in _BEFORE_RAY:
+    for name in (*_BEFORE_RAY, *_told(directory, parent)):
         importlib.import_module(name)
     # Ray reads these when it is imported, and never again.
     ours = {"RAY_RAYLET_PID": _raylet(parent), "RAY_JOB_ID": worker.FIRST_DRIVER}
     os.environ |= ours
     with _names_of_the_system():
-        for name in _WITH_RAY:
+        for name in (*_WITH_RAY, *_LATER):
             importlib.import_module(name)
     gc.freeze()  # what a collection looks through is copied, and nothing of this is garbage
     gc.enable()
@@ -121,6 +132,15 @@ def _names_of_the_system() -> Iterator[None]:
         yield
     finally:
         actor.ActorClassID = rays
+
+
+def _told(directory: Path, parent: int) -> list[str]:
+    """What the driver said, once it has."""
+    while os.getppid() == parent:
+        with suppress(OSError):
+            return (directory / TOLD).read_text().split()
+        time.sleep(0.05)
+    sys.exit()
 
 
 def _raylet(parent: int) -> str:
@@ -158,4 +178,5 @@ def _become_worker(connection: socket.socket, ours: dict[str, str]) -> None:
 
 if __name__ == "__main__":
     # The module that others know by its name, not a second one of the name __main__.
-    importlib.import_module("siftune.zygote").serve(socket.socket(fileno=int(sys.argv[1])))
+    module = importlib.import_module("siftune.zygote")
+    module.serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]))
