@@ -16,7 +16,7 @@ from tests.cluster.conftest import Cluster, copy_checkout, copy_data, running
 from tests.cluster.jobs import Job, events, submit_in
 
 HERE = Path(__file__).resolve().parent
-IDLE = "--trainable idle.py:train --metric loss --mode min --searcher random --scheduler none"
+FLAGS = "--metric loss --mode min --searcher random --scheduler none"
 
 
 class Bench:
@@ -30,19 +30,24 @@ class Bench:
 
     def start(self, rounds: int = 3) -> dict[str, float]:
         """Median seconds from the start of a job of four nodes to the first epoch reported by
-        one of eight trials: siftune's, and that of the recipe in Ray's documentation.
+        one of eight trials: siftune's, and that of the recipe in Ray's documentation; of a
+        trainable that imports torch, and of one that does not.
 
         The two take turns. Both begin with Slurm's StartTime, which is in whole seconds, and end
         when the driver hears of the epoch.
         """
-        ours, theirs = [], []
-        for _ in range(rounds):
-            job, epochs = self._study(gpus=8, trials=8)
-            ours.append(epochs[0] - job.started())
-            job, epochs = self._recipe(trials=8)
-            theirs.append(epochs[0] - job.started())
-        siftune_s, recipe_s = statistics.median(ours), statistics.median(theirs)
-        return {"siftune_s": siftune_s, "recipe_s": recipe_s, "ratio": recipe_s / siftune_s}
+        figures = {}
+        for before, module in (("", "idle"), ("torch_", "idle_torch")):
+            ours, theirs = [], []
+            for _ in range(rounds):
+                job, epochs = self._study(gpus=8, trials=8, module=module)
+                ours.append(epochs[0] - job.started())
+                job, epochs = self._recipe(trials=8, module=module)
+                theirs.append(epochs[0] - job.started())
+            siftune_s, recipe_s = statistics.median(ours), statistics.median(theirs)
+            seconds = {"siftune_s": siftune_s, "recipe_s": recipe_s, "ratio": recipe_s / siftune_s}
+            figures |= {f"{before}{name}": value for name, value in seconds.items()}
+        return figures
 
     def scaling(self, rounds: int = 1, epochs: int = 10, epoch_s: float = 12) -> dict[str, float]:
         """Median seconds from the first trial's start to the last one's end: one trial on one GPU,
@@ -61,7 +66,7 @@ class Bench:
         one_s, eight_s = statistics.median(one), statistics.median(eight)
         return {"one_s": one_s, "eight_s": eight_s, "efficiency": one_s / eight_s}
 
-    def cold(self, rounds: int = 3) -> dict[str, float]:
+    def cold(self, rounds: int = 5) -> dict[str, float]:
         """Median seconds of importing torch and Ray Tune in the image, and in the same image
         unpacked to a directory beside it, each with dropped caches; their ratio."""
         image, unpacked = f"{self._checkout}/tune.sif", f"{self._directory}/unpacked"
@@ -112,11 +117,13 @@ class Bench:
     def _name(self) -> str:
         return f"study{self._jobs}"
 
-    def _study(self, *, gpus: int, trials: int, flags: str = "") -> tuple[Job, list[float]]:
+    def _study(
+        self, *, gpus: int, trials: int, module: str = "idle", flags: str = ""
+    ) -> tuple[Job, list[float]]:
         """A job of siftune's that has ended, and when its epochs were reported."""
         self._cluster.await_idle()
         self._jobs += 1
-        arguments = f"{IDLE} --trials {trials} {flags}"
+        arguments = f"--trainable {module}.py:train --trials {trials} {FLAGS} {flags}"
         variables = {"GPUS": gpus, "NAME": self._name, "ARGS": arguments}
         job = submit_in(self._directory, self._cluster, self._checkout, **variables)
         said = job.wait(deadline_s=600, every_s=2)  # to look costs CPU time
@@ -124,9 +131,10 @@ class Bench:
         assert sum(e.get("state") == "completed" for e in found) == trials, said
         return job, [e["time"] for e in found if e["event"] == "epoch"]
 
-    def _recipe(self, *, trials: int) -> tuple[Job, list[float]]:
+    def _recipe(self, *, trials: int, module: str) -> tuple[Job, list[float]]:
         self._cluster.await_idle()
-        job = self._sbatch(f"recipe.sbatch {self._checkout}/tune.sif recipe_driver.py {trials}")
+        words = f"recipe.sbatch {self._checkout}/tune.sif recipe_driver.py {module} {trials}"
+        job = self._sbatch(words)
         said = job.wait(deadline_s=600, every_s=2)  # to look costs CPU time
         assert job.status() == 0, said
         self._sweep()
@@ -150,8 +158,8 @@ def bench() -> Iterator[Bench]:
         checkout = copy_checkout(cluster)
         directory = cluster.check("hpc1", "mktemp", "-d", "/work/bench.XXXXXX").strip()
         try:
-            files = [HERE / name for name in ("idle.py", "recipe.sbatch", "recipe_driver.py")]
-            for file in (*files, *(HERE / "page").glob("*.*")):
+            files = [HERE / name for name in ("recipe.sbatch", "recipe_driver.py")]
+            for file in (*files, *HERE.glob("idle*.py"), *(HERE / "page").glob("*.*")):
                 shutil.copy(file, cluster.shared / Path(directory).name)
             copy_data(cluster, ensure_mnist(Path(os.environ.get("SIFTUNE_DATA", "data"))))
             cluster.check("root", "chmod", "-R", "a+rX", directory)

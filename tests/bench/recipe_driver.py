@@ -1,10 +1,13 @@
-"""The driver of recipe.sbatch: the trainable idle.py in a plain Tuner, one GPU a trial."""
+"""The driver of recipe.sbatch: a module's trainable in a plain Tuner, one GPU a trial.
 
+recipe_driver.py MODULE TRIALS
+"""
+
+import importlib
 import sys
 import time
 from typing import Any
 
-import idle
 import ray
 from ray import tune
 
@@ -17,11 +20,12 @@ class FirstEpoch(tune.Callback):
 
 
 def main() -> None:
+    module, trials = importlib.import_module(sys.argv[1]), int(sys.argv[2])
     ray.init(address="auto")
     tuner = tune.Tuner(
-        tune.with_resources(idle.train, {"cpu": 1, "gpu": 1}),
-        param_space=idle.SPACE,
-        tune_config=tune.TuneConfig(metric="loss", mode="min", num_samples=int(sys.argv[1])),
+        tune.with_resources(module.train, {"cpu": 1, "gpu": 1}),
+        param_space=module.SPACE,
+        tune_config=tune.TuneConfig(metric="loss", mode="min", num_samples=trials),
         run_config=tune.RunConfig(callbacks=[FirstEpoch()]),
     )
     assert not tuner.fit().errors

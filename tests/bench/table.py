@@ -49,6 +49,13 @@ ROWS: list[tuple[str, str, str, str, str]] = [
         "{ratio:.1f}",
     ),
     (
+        "start",
+        "the same of trials that import torch",
+        "{torch_siftune_s:.1f}",
+        "the launch script of Ray's documentation: {torch_recipe_s:.1f}",
+        "{torch_ratio:.1f}",
+    ),
+    (
         "cold",
         "seconds that `import torch, ray.tune` takes in the image, nothing cached",
         "{image_s:.1f}",

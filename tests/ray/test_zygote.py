@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TRAINABLE = '''
 import os, signal, sys, threading
+BEFORE = "torch" in sys.modules
 from pathlib import Path
 import ray, torch
 from ray import tune
@@ -36,7 +37,7 @@ def train(config):
         os._exit(1)
     from siftune import zygote
     metrics = {"forked": zygote._forked, "names": names(), "threads": torch.get_num_threads()}
-    metrics |= {"process": os.getpid(), "parent": os.getppid(), "main": sys.argv[0]}
+    metrics |= {"process": os.getpid(), "parent": os.getppid(), "torch": BEFORE}
     tune.report({"loss": config["x"]} | metrics)
     if (HERE / "wait").exists():
         signal.pause()
@@ -94,6 +95,18 @@ def test_processes_of_trials_are_forked_and_share_no_random_numbers(
     names = [name for metrics in found for name in metrics["names"].split()]
     assert len(set(names)) == len(names) == 8
     assert gone(*(metrics[who] for metrics in found for who in ("process", "parent")))
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_torch_is_imported_before_only_where_it_is_needed(
+    start: Callable[..., Any], tmp_path: Path, needed: bool
+) -> None:
+    if not needed:
+        text = TRAINABLE.replace("ray, torch", "ray").replace("torch.get_num_threads()", "0")
+        (tmp_path / "mine.py").write_text(text)
+    said = start("--trials", "1").communicate()[0]
+    found = [(metrics["forked"], metrics["torch"]) for metrics in reports(tmp_path)]
+    assert found == [(True, needed)], said
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
