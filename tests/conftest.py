@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,17 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def mnist_directory() -> Path:
     """The real MNIST, fetched once to the directory that the commands use."""
     return ensure_mnist(Path(os.environ.get("SIFTUNE_DATA") or REPOSITORY / "data"))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for a core that is busy elsewhere make small batches crawl."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

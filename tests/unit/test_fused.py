@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_mnist import CONFIG as MNIST
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional
@@ -19,25 +20,14 @@ from siftune.trainables.loop import STATE_FILE, Metrics, restore, state_of
 from siftune.trainables.stack import Stack, stacked
 from siftune.trainables.update import set_rates
 
-CONFIG: dict[str, Any] = {
-    "lr": 1e-3,
-    "batch_size": 64,
-    "optimizer": "adam",
-    "weight_decay": 0.01,
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CONFIG = MNIST | {
     "conv1_channels": 4,
     "conv2_channels": 6,
     "conv3_channels": 8,
-    "kernel1": 3,
     "kernel2": 5,
-    "kernel3": 3,
-    "activation": "relu",
-    "dropout": 0.3,
     "fc_dim": 32,
-    "scheduler": "none",
-    "step_size": 20,
-    "gamma": 0.5,
-    "epochs": 3,
-    "num_classes": 10,
 }
 # What differs between lanes.
 LANES: list[dict[str, Any]] = [
@@ -46,14 +36,6 @@ LANES: list[dict[str, Any]] = [
     {"lr": 5e-4, "scheduler": "step", "dropout": 0.5, "epochs": 4},
 ]
 SEED, IMAGES = 7, 600
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The trainable `mnist` is reproducible, resumable, and builds from every value of its space."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from torch import nn
 from siftune.trainables import mnist
 from siftune.trainables.loop import STATE_FILE, Metrics
 from siftune.trainables.update import set_rates
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG: dict[str, Any] = {
     "lr": 1e-3,
@@ -34,15 +35,6 @@ CONFIG: dict[str, Any] = {
     "num_classes": 10,
 }
 SEED, IMAGES = 7, 1200
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that wait for a core that is busy elsewhere make these small batches crawl."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -18,18 +18,11 @@ from siftune.trainables import loop, mnist, replay, resnet18
 from siftune.trainables.loop import STATE_FILE, Metrics
 from siftune.trainables.update import Rates, set_rates, step_at
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IMAGES = 1200  # of which 1000 are trained on: 15 full batches of 64, and one of 40
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 Trained = tuple[list[Metrics], dict[str, Any]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that wait for a core that is busy elsewhere make these small batches crawl."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Trainer:

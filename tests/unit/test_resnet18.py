@@ -1,6 +1,5 @@
 """The trainable `resnet18` learns from a folder of images, and is resumable."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ from PIL import Image
 
 from siftune.data import DataError, load_mnist
 from siftune.trainables import resnet18
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG: dict[str, Any] = {
     "lr": 3e-4,
@@ -21,15 +22,6 @@ CONFIG: dict[str, Any] = {
     "flip": True,
     "epochs": 3,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that wait for a core that is busy elsewhere make these small batches crawl."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

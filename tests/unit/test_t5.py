@@ -16,6 +16,8 @@ from siftune.study import PRESETS, read
 from siftune.trainables import corpus, t5
 from siftune.trainables.loop import Metrics
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIG: dict[str, Any] = {
     "hidden_size": 40,  # 3 heads do not divide it
     "num_heads": 3,
@@ -32,11 +34,6 @@ CONFIG: dict[str, Any] = {
 }
 OPTIONS: dict[str, Any] = {"length": 96, "windows": 340}
 VOCABULARY = corpus.Vocabulary()
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def train(directory: Path, start: Path | None, config: dict[str, Any], **options: Any) -> list[Any]:
