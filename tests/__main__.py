@@ -1,48 +1,40 @@
 """All tests, in runs of pytest: those of the virtual cluster, which wait a lot, and beside them the
-light ones; then studies on this machine's Ray. With words, one run of pytest with those.
+light ones and whole studies on this machine's Ray; then studies of which a moment is met. With
+words, one run of pytest with those.
 
     make test [ARGS="tests/unit -k journal"]
 """
 
 import subprocess
 import sys
-from collections.abc import Iterable
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
 
+PYTEST = [sys.executable, "-m", "pytest"]
 CLUSTER = ["tests/cluster", "tests/container"]
-RAY = ["tests/ray"]
-LIGHT = ["tests", *(f"--ignore={directory}" for directory in CLUSTER + RAY)]
+WHOLE = [f"tests/ray/test_{name}.py" for name in ("fused", "own", "packing", "pairs")]
+LIGHT = ["tests", *(f"--ignore={directory}" for directory in (*CLUSTER, "tests/ray"))]
+MOMENTS = ["tests/ray", *(f"--ignore={file}" for file in WHOLE)]
 
 
 def main(words: list[str]) -> int:
     if words:
-        return _pytest(words).wait()
-    return max(_side_by_side(CLUSTER, LIGHT), _side_by_side(RAY))
+        return subprocess.call([*PYTEST, *words])
+    # The cluster goes before what is beside it: it has deadlines of seconds.
+    with ThreadPoolExecutor() as beside:
+        light = beside.submit(lambda: max(_pytest(LIGHT, nice=10), _pytest(WHOLE, nice=10)))
+        worst = max(_pytest(CLUSTER), light.result())
+    return max(worst, _pytest(MOMENTS))
 
 
-def _side_by_side(*runs: list[str]) -> int:
-    """The worst exit status. The first run goes before the others: it has deadlines of seconds."""
-    started = [
-        _pytest(run, nice=10 * (i > 0), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for i, run in enumerate(runs)
-    ]
-    # Whole lines, so that they do not write into each other's.
-    printers = [Thread(target=_print, args=(run.stdout,)) for run in started if run.stdout]
-    for printer in printers:
-        printer.start()
-    for printer in printers:
-        printer.join()
-    return max(run.wait() for run in started)
-
-
-def _pytest(words: list[str], *, nice: int = 0, **streams: int) -> subprocess.Popen[str]:
-    command = ["nice", "-n", str(nice), sys.executable, "-m", "pytest", *words]
-    return subprocess.Popen(command, text=True, errors="replace", **streams)
-
-
-def _print(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line, end="", flush=True)
+def _pytest(words: list[str], nice: int = 0) -> int:
+    """The exit status. Whole lines are printed, so that two do not write into each other's."""
+    command = ["nice", "-n", str(nice), *PYTEST, *words]
+    streams: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, text=True, errors="replace", **streams) as run:
+        assert run.stdout
+        for line in run.stdout:
+            print(line, end="", flush=True)
+    return run.returncode
 
 
 if __name__ == "__main__":
