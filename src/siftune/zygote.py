@@ -139,7 +139,7 @@ def _told(directory: Path, parent: int) -> list[str]:
     while os.getppid() == parent:
         with suppress(OSError):
             return (directory / TOLD).read_text().split()
-        time.sleep(0.05)
+        time.sleep(0.1)
     sys.exit()
 
 

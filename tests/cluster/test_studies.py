@@ -59,7 +59,9 @@ def test_two_gpus_are_one_node(submit: Callable[..., Job], data: str) -> None:
 
 
 def test_eight_gpus_are_four_nodes_and_one_study(submit: Callable[..., Job], data: str) -> None:
-    job = submit(GPUS=8, NAME="eight", ARGS=f"{SMALL} --trials 8 --scheduler none --data {data}")
+    # Not over before the last node has joined: whoever is free takes the next trial.
+    flags = f"{SMALL} --trainable-arg images=12000 --trials 8 --scheduler none --data {data}"
+    job = submit(GPUS=8, NAME="eight", ARGS=flags)
     said = job.wait()
     assert job.status() == 0, said
     found = check_study(job.study("eight"), trials=8, slots=8)
