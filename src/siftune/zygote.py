@@ -26,10 +26,10 @@ from siftune import worker
 
 # To import them starts nothing of CUDA's, and no thread, which would not outlive a fork.
 _BEFORE_RAY = ("pandas", "threadpoolctl")
-_WITH_RAY = ("siftune.tuner",)
-_LATER = ("pyarrow.json", "pydantic.v1")  # what Ray imports in a worker that begins
+# The last two Ray imports in each worker as it begins.
+_WITH_RAY = ("siftune.tuner", "pyarrow.json", "pydantic.v1")
 
-TOLD = "imports"  # the file
+_TOLD = "imports"  # the file
 
 _forked = False
 
@@ -72,9 +72,9 @@ def zygote(directory: Path, told_in: Path) -> Iterator[None]:
 def tell(directory: Path) -> None:
     """Says in a driver, which has imported the user's file, what its trials will need: in the
     directory that zygotes look into, and before any trial begins."""
-    new = directory / f"{TOLD}.new"
+    new = directory / f"{_TOLD}.new"
     new.write_text("torch" if "torch" in sys.modules else "")
-    new.replace(directory / TOLD)
+    new.replace(directory / _TOLD)
 
 
 def take_threads() -> None:
@@ -103,7 +103,7 @@ def serve(listener: socket.socket, directory: Path) -> None:
     ours = {"RAY_RAYLET_PID": _raylet(parent), "RAY_JOB_ID": worker.FIRST_DRIVER}
     os.environ |= ours
     with _names_of_the_system():
-        for name in (*_WITH_RAY, *_LATER):
+        for name in _WITH_RAY:
             importlib.import_module(name)
     gc.freeze()  # what a collection looks through is copied, and nothing of this is garbage
     gc.enable()
@@ -138,7 +138,7 @@ def _told(directory: Path, parent: int) -> list[str]:
     """What the driver said, once it has."""
     while os.getppid() == parent:
         with suppress(OSError):
-            return (directory / TOLD).read_text().split()
+            return (directory / _TOLD).read_text().split()
         time.sleep(0.1)
     sys.exit()
 
