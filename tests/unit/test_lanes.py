@@ -13,6 +13,7 @@ from contextlib import suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from siftune.data import load_mnist
 from siftune.failures import RankEndedError
 from siftune.trainables import lanes, mnist
 from siftune.trainables.fused import Lane
-from siftune.trainables.lane_server import train_apart
+from siftune.trainables.lane_server import Server, _Process, train_apart
 from siftune.trainables.lanes import Room, Trial
 from siftune.trainables.loop import STATE_FILE, Metrics
 
@@ -261,3 +262,18 @@ def test_others_do_not_get_in(
     with pytest.raises(AuthenticationError):
         Client(str(room.address), "AF_UNIX", authkey=b"guessed")
     assert len(started.result()) == 10
+
+
+def test_it_ends_when_the_last_process_goes_right_after_it_spoke(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        server = Server(listener, b"secret")
+        ours, theirs = multiprocessing.Pipe()
+        server._processes[ours] = _Process()
+        theirs.send(("leave", 1))
+        theirs.close()
+        serving = Thread(target=server.serve, daemon=True)
+        serving.start()
+        serving.join(10)
+        assert not serving.is_alive()

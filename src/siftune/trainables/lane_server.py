@@ -109,10 +109,10 @@ class Server:
             while self._processes:
                 self._hear(0)
                 shape, patience_s = self._next()
-                if shape is None:
-                    self._hear(patience_s)
-                else:
+                if shape is not None:
                     self._train(shape)
+                elif self._processes:  # the last may just have gone
+                    self._hear(patience_s)
             if not accepting.is_alive():
                 return
             with suppress(OSError):
