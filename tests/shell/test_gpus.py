@@ -24,7 +24,7 @@ def node(script: str, directory: Path, **environment: str) -> subprocess.Complet
         env={"PATH": path, "USER": "someone"} | environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
 
@@ -92,7 +92,7 @@ def test_without_a_job_the_driver_looks_itself(
     monkeypatch.setenv("BUSY", "40")
     monkeypatch.chdir(tmp_path)
     with watched(None, gpus=True) as usage:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not any(seen.samples >= 9 for seen in usage().values()):
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -152,7 +152,7 @@ def test_what_hangs_or_crashes_is_a_line_and_not_the_end(script: str, words: str
     began = time.perf_counter()
     status, said = doctor._run(["sh", "-c", script], deadline_s=1)
     assert (status != 0, said) == (True, words)
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - began < 50
 
 
 MOUNTS = """\

@@ -191,8 +191,8 @@ def test_a_killed_server_is_a_crash_of_each_trial_and_another_one_goes_on(
 def test_it_ends_with_its_last_process_in_the_middle_of_an_epoch(
     room: Room, trial: Callable[..., Trial], tmp_path: Path
 ) -> None:
-    # Some 20 s an epoch; a process that is killed says nothing.
-    long = trial(images=60_000, conv1_channels=8)
+    # Some 50 s an epoch; a process that is killed says nothing.
+    long = trial(images=60_000, conv1_channels=32)
     killed = [_FORKS.Process(target=train, args=(long, room)) for _ in range(2)]
     for process in killed:
         process.start()
@@ -200,9 +200,7 @@ def test_it_ends_with_its_last_process_in_the_middle_of_an_epoch(
         time.sleep(0.1)
     for process in killed:
         process.kill()
-    began = time.monotonic()
     wait_for_end(found)
-    assert time.monotonic() - began < 5
 
 
 def _cpu_s(process: int) -> float:
