@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -11,9 +12,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client
+from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from test_mnist import CONFIG as MNIST
 
 from siftune.data import load_mnist
 from siftune.failures import RankEndedError
-from siftune.trainables import lanes, mnist
+from siftune.trainables import lane_server, lanes, mnist
 from siftune.trainables.fused import Lane
 from siftune.trainables.lane_server import Server, _Process, train_apart
 from siftune.trainables.lanes import Room, Trial
@@ -275,3 +277,37 @@ def test_it_ends_when_the_last_process_goes_right_after_it_spoke(tmp_path: Path)
         serving.start()
         serving.join(10)
         assert not serving.is_alive()
+
+
+def test_who_comes_while_the_last_process_goes_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came: list[Connection] = []
+
+    class Poll:
+        def __init__(self) -> None:
+            self._poll = select.poll()
+            self.register = self._poll.register
+
+        def poll(self, timeout: int) -> list[tuple[int, int]]:
+            found = self._poll.poll(timeout)
+            came.append(Client(str(tmp_path / "socket"), authkey=b"secret"))
+            return found
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        server = Server(listener, b"secret")
+        server._accepting.start()
+        ours, theirs = multiprocessing.Pipe()
+        server._processes[ours] = _Process()
+        theirs.close()
+        with monkeypatch.context() as patched:
+            patched.setattr(lane_server, "select", SimpleNamespace(**vars(select) | {"poll": Poll}))
+            assert not server._abandoned()
+        server._welcome()
+        server._lose(ours)
+        assert len(server._processes) == 1
+        assert not server._abandoned()
+        came[0].close()
+        assert server._abandoned()

@@ -32,7 +32,7 @@ from multiprocessing.connection import (
 )
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import torch
@@ -99,10 +99,11 @@ class Server:
         self._groups: dict[Hashable, _Group] = {}
         self._arrived: SimpleQueue[Connection] = SimpleQueue()
         self._bell, self._ring = Pipe(duplex=False)  # rung for each that is in _arrived
+        self._welcoming = Lock()
+        self._accepting = Thread(target=self._accept, daemon=True)
 
     def serve(self) -> None:
-        accepting = Thread(target=self._accept, daemon=True)
-        accepting.start()
+        self._accepting.start()
         Thread(target=self._watch, daemon=True).start()
         self._hear(_FIRST_S)
         while True:
@@ -113,12 +114,10 @@ class Server:
                     self._train(shape)
                 elif self._processes:  # the last may just have gone
                     self._hear(patience_s)
-            if not accepting.is_alive():
-                return
-            with suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)
-            accepting.join()  # who has come meanwhile is served
+            self._close()
             self._welcome()
+            if not self._processes:
+                return
 
     # ── Processes come, speak and go ────────────────────────────────────────────────────────────
 
@@ -140,24 +139,36 @@ class Server:
             self._arrived.put(connection)
             self._ring.send(None)
 
+    def _close(self) -> None:
+        """Lets nobody in any more; who has come meanwhile has arrived, and is to be served."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
+
     def _watch(self) -> None:
         """Ends this process in the middle of a round that nobody waits for any more."""
-        gone = select.POLLHUP | select.POLLERR | select.POLLNVAL
-        while True:
+        while not self._abandoned():
             time.sleep(0.5)
-            poll = select.poll()
-            connections = list(self._processes)
-            for connection in connections:
-                with suppress(OSError):  # closed just now
-                    poll.register(connection.fileno(), select.POLLRDHUP)
-            if connections and self._arrived.empty():
-                ended = [fd for fd, event in poll.poll(0) if event & (gone | select.POLLRDHUP)]
-                if len(ended) == len(connections):
-                    os._exit(0)
+        os._exit(0)
+
+    def _abandoned(self) -> bool:
+        gone = select.POLLHUP | select.POLLERR | select.POLLNVAL | select.POLLRDHUP
+        poll = select.poll()
+        connections = list(self._processes)
+        for connection in connections:
+            with suppress(OSError):  # closed just now
+                poll.register(connection.fileno(), select.POLLRDHUP)
+        ended = [fd for fd, event in poll.poll(0) if event & gone]
+        if not connections or len(ended) < len(connections):
+            return False
+        self._close()
+        with self._welcoming:
+            return self._arrived.empty() and self._processes.keys() == set(connections)
 
     def _welcome(self) -> None:
-        while not self._arrived.empty():
-            self._processes[self._arrived.get()] = _Process()
+        with self._welcoming:
+            while not self._arrived.empty():
+                self._processes[self._arrived.get()] = _Process()
 
     def _hear(self, patience_s: float | None) -> None:
         """Takes what has been said, and waits for it if it must."""
