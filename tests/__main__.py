@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 PYTEST = [sys.executable, "-m", "pytest"]
 CLUSTER = ["tests/cluster", "tests/container"]
-WHOLE = [f"tests/ray/test_{name}.py" for name in ("fused", "own", "packing", "pairs")]
+WHOLE = [f"tests/ray/test_{name}.py" for name in ("fused", "own", "packing", "pairs", "scale")]
 LIGHT = ["tests", *(f"--ignore={directory}" for directory in (*CLUSTER, "tests/ray"))]
 MOMENTS = ["tests/ray", *(f"--ignore={file}" for file in WHOLE)]
 

@@ -70,6 +70,11 @@ class Progress:
         return sorted(self._running)
 
     @property
+    def under_way(self) -> int:
+        """How many trials have begun and not ended."""
+        return len(self._running)
+
+    @property
     def ended(self) -> int:
         """How many trials are over."""
         return len(self.trials) - len(self._running)

@@ -79,6 +79,11 @@ class SharedGpus(ResourceManager):
             self._groups[next(self._numbers)] = ray.util.placement_group([self._bundle])
         self._next = now + (_EVERY_S if len(placed) == count else 0.02)
 
+    @property
+    def alone_wanted(self) -> bool:
+        """Whether a trial waits for a GPU of its own."""
+        return self._waiting[self.alone] > 0
+
     def request_resources(self, resource_request: ResourceRequest) -> None:
         self._waiting[resource_request] += 1
 

@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ class _Controller(TuneController):
         self._link = link
         self._class_cache: Any = _Actors()
         self._begun: RayTrial | None = None
+        self._warm = 0  # processes that are kept for paused trials
 
     def step(self) -> None:
         if self._link.gpus:
@@ -149,12 +151,33 @@ class _Controller(TuneController):
         placed = actor and self._actor_manager.get_actor_resources(actor)
         return placed.process if isinstance(placed, Placed) else None
 
+    def _maybe_add_actors(self) -> None:
+        """All trials that are to go on, at once: Ray Tune's takes one a step, each of which waits
+        for something to happen."""
+        before = -1
+        while before < len(self._link.occupied):
+            before = len(self._link.occupied)
+            super()._maybe_add_actors()
+
     def _maybe_cache_trial_actor(self, trial: RayTrial) -> bool:
         packing = self._link.packing
         if packing and (process := self._process(trial)) is not None and not packing.keeps(process):
             return False
+        self._keep_warm()
         kept: bool = super()._maybe_cache_trial_actor(trial)
         return kept
+
+    def _cleanup_cached_actors(self, force_all: bool = False) -> None:
+        self._keep_warm()
+        super()._cleanup_cached_actors(force_all)
+
+    def _keep_warm(self) -> None:
+        """Paused trials find processes when they go on: Ray Tune by itself would keep one."""
+        wanted = self._link.paused
+        if (gpus := self._link.gpus) and gpus.alone_wanted:
+            wanted = 0  # they are in its way
+        self._actor_cache.increase_max(self._link.resources, wanted - self._warm)
+        self._warm = wanted
 
     def _schedule_trial_reset(self, trial: RayTrial, new_config: Any, tag: str) -> None:
         """One call for a trial's start in a warm process and its first epoch, not two."""
@@ -297,7 +320,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | str | bool | None) else str(value)
 
 
-@dataclass(slots=True)
+@dataclass
 class _Link:
     """What the three adapters share: the study in progress and Ray's trials by name."""
 
@@ -333,6 +356,7 @@ class _Link:
         # Of several processes all are placed, or none.
         return None if self.processes > 1 else _Unlimited
 
+    @cached_property
     def resources(self) -> tune.PlacementGroupFactory:
         """What Ray is to set aside for a trial: on one node, where one has as much."""
         if self.gpus:
@@ -341,6 +365,11 @@ class _Link:
         gpus = (self.study.gpus_per_trial or 0) / count
         each = {"CPU": self.study.cpus_per_trial / count} | ({"GPU": gpus} if gpus else {})
         return tune.PlacementGroupFactory([each] * count, strategy="PACK")
+
+    @property
+    def paused(self) -> int:
+        """How many trials wait for an order of the scheduler's."""
+        return max(0, self.progress.under_way - len(self.occupied))
 
     def free(self) -> bool:
         slots = self.progress.slots
@@ -415,7 +444,6 @@ class _Proposals(SearchAlgorithm):
         self._storage: Any = copy.copy(experiment.storage)
         self._storage.experiment_dir_name = "checkpoints"
         self._storage._create_validation_file()
-        self._resources = link.resources()
         self._made = 0
         progress = link.progress
         for name in progress.overdue():
@@ -427,7 +455,9 @@ class _Proposals(SearchAlgorithm):
         return self._link.study.trials or 0
 
     def is_finished(self) -> bool:
-        return self._finished or (not self._link.again and self._link.progress.all_begun)
+        link = self._link
+        # While trials are paused Ray Tune is to keep processes.
+        return self._finished or (not link.again and not link.paused and link.progress.all_begun)
 
     def next_trial(self) -> RayTrial | None:
         link = self._link
@@ -481,7 +511,7 @@ class _Proposals(SearchAlgorithm):
                 checkpoint_score_attribute=self._link.study.metric,
                 checkpoint_score_order=self._link.study.mode,
             ),
-            placement_group_factory=gpus.alone if gpus and trial.cramped else self._resources,
+            placement_group_factory=gpus.alone if gpus and trial.cramped else self._link.resources,
         )
         # Said here, or Ray takes another name where one of the same is there already: an earlier
         # attempt's. The journal and the next driver look for the checkpoints under this one.
@@ -539,6 +569,8 @@ class _Decisions(TrialScheduler):
         link = self._link
         idle = not link.occupied and link.progress.all_begun
         for order in link.progress.orders(idle=idle):
+            if order.trial in link.occupied:
+                continue  # it is carried out, and stands until the trial reports
             trial = link.ray_trials.get(order.trial)
             if trial is None or trial.status != RayTrial.PAUSED:
                 # Still on its way to the pause, or not yet taken up again. A clone comes before

@@ -140,7 +140,7 @@ class _Host:
         await asyncio.sleep(EPOCH_S * (0.5 + (key * 0.618 + epoch * 0.414) % 1))
         self._trials[key] = (config, epoch + 1)
         loss = abs(config["lr"] - 1e-3) + 1 / (epoch + 1)
-        report = _Report({"loss": loss, "sent": time.time()}, "node", None)
+        report = _Report({"loss": loss, "sent": time.time()}, "node", gpu=None, gpu_mib=None)
         result = {"loss": loss, "done": False, "training_iteration": epoch + 1, _REPORT: report}
         result |= {"time_this_iter_s": EPOCH_S, "should_checkpoint": False, "pid": os.getpid()}
         return result | {"hostname": "node", "node_ip": "127.0.0.1", "config": config}

@@ -247,6 +247,44 @@ def test_trials_run_in_warm_processes(mine: Callable[..., Any]) -> None:
     assert len({e["metrics"]["pid"] for e in result.of("epoch")}) == 1
 
 
+def test_paused_trials_go_on_all_at_once_in_warm_processes(mine: Callable[..., Any]) -> None:
+    result = mine(
+        """
+        import json, os, tempfile, time
+        from pathlib import Path
+        SPACE = {"x": tune.uniform(0, 1), "epochs": 4}
+        def train(config):
+            epoch = 0
+            if checkpoint := tune.get_checkpoint():
+                with checkpoint.as_directory() as directory:
+                    epoch = json.loads(Path(directory, "epoch").read_text())
+            while epoch < config["epochs"]:
+                epoch, began = epoch + 1, time.time()
+                time.sleep(0.3)
+                metrics = {"loss": config["x"] / epoch, "pid": os.getpid(), "began": began}
+                with tempfile.TemporaryDirectory() as directory:
+                    Path(directory, "epoch").write_text(json.dumps(epoch))
+                    tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(directory))
+        """,
+        searcher="random",
+        scheduler="pbt",
+        trials=4,
+        concurrent=4,
+        cpus_per_trial=0.5,
+    )
+    assert result.summary["trials"] == {"completed": 4, "pruned": 0, "failed": 0, "running": 0}
+    epochs = result.of("epoch")
+    assert len(epochs) == 16
+    assert len({e["metrics"]["pid"] for e in epochs}) <= 4
+    # Of each generation one is a clone: the others do not wait for it to have trained.
+    together = 0
+    for clone in result.of("restart"):
+        generation = [e for e in epochs if e["epoch"] == clone["epoch"] + 1]
+        (own,) = (e for e in generation if e["trial"] == clone["trial"])
+        together += any(e["metrics"]["began"] < own["time"] for e in generation if e is not own)
+    assert together > 0
+
+
 def test_every_trial_begins_with_the_seed(mine: Callable[..., Any]) -> None:
     body = """
         import random, numpy, torch

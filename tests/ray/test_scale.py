@@ -1,0 +1,7 @@
+"""The simulation of many slots, by which make bench measures, goes with the tuner as it is."""
+
+from tests.bench import scale
+
+
+def test_simulated_trials_report() -> None:
+    assert scale._apart(slots=8, seconds=30)["reports_per_s"] > 0
