@@ -7,7 +7,7 @@ is one event of one trial:
     epoch    epoch, metrics, seconds           one epoch is trained; node, gpu, checkpoint if known;
                                                gpu_mib, what it took so far of a GPU that is shared
     restart  epoch, cause, error if any;       it goes on from the checkpoint of that epoch
-             donor and config for PBT
+             donor, config, checkpoint for PBT
     end      state, error if any               completed, pruned or failed
 
 No file locks are used, which NFS and Lustre may lack or keep to one node: one process writes, and
@@ -55,6 +55,7 @@ class Trial:
     gpu: str | None = None
     gpu_mib: float | None = None  # the most that it took of a GPU that is shared
     cramped: bool = False  # it ran out of memory, and is to have a GPU of its own
+    clone: str | None = None  # the copy of its donor's checkpoint, until it has trained from there
 
     @property
     def epoch(self) -> int:
@@ -69,6 +70,7 @@ def fold(trials: dict[str, Trial], event: Event) -> Trial:
         trials[name] = Trial(name, event["config"])
     trial = trials[name]
     if kind == "epoch":
+        trial.clone = None
         trial.epochs[event["epoch"]] = event["metrics"]
         trial.seconds += event["seconds"]
         trial.node, trial.gpu = event.get("node"), event.get("gpu")
@@ -80,7 +82,11 @@ def fold(trials: dict[str, Trial], event: Event) -> Trial:
         trial.restarts += "donor" not in event
         trial.retries += event.get("cause") in TRIED_AGAIN
         trial.cramped |= event.get("cause") == "memory"
-        trial.config = event.get("config", trial.config)
+        if "donor" in event:
+            trial.config, trial.clone = event["config"], event.get("checkpoint")
+            # Its own of that epoch and later were of other weights.
+            trial.checkpoints = {e: p for e, p in trial.checkpoints.items() if e < event["epoch"]}
+            trial.checkpoints |= {event["epoch"]: trial.clone} if trial.clone else {}
         if event.get("cause") == "checkpoint":  # those after it are not to be trusted
             trial.checkpoints = {e: p for e, p in trial.checkpoints.items() if e <= event["epoch"]}
     elif kind == "end":

@@ -171,15 +171,17 @@ class Progress:
         error: str | None = None,
         donor: str | None = None,
         config: Config | None = None,
+        checkpoint: str | None = None,
     ) -> None:
         """The trial goes on after this epoch: after an interruption of the study, after a failure
-        of its own, or as a clone."""
+        of its own, or as a clone, with this config and copy of the donor's checkpoint."""
         event: Event = {"event": "restart", "trial": trial, "epoch": epoch}
         event["cause"] = cause if donor is None else "cloned"
         if error is not None:
             event["error"] = error
         if donor is not None:
             event |= {"donor": donor, "config": config}
+            event |= {"checkpoint": checkpoint} if checkpoint else {}
         self._record(event)
 
     def end(self, trial: str, state: str, error: str | None = None) -> None:

@@ -49,7 +49,7 @@ from siftune.failures import Cause
 from siftune.journal import TRIED_AGAIN, Trial
 from siftune.packing import Packing, fitting
 from siftune.progress import Progress
-from siftune.schedulers.base import Clone, Decision, Resume, Stop
+from siftune.schedulers.base import Clone, Decision, Stop
 from siftune.shared_gpus import Placed, SharedGpus
 from siftune.study import Study
 from siftune.trainables import Trainable
@@ -582,24 +582,28 @@ class _Decisions(TrialScheduler):
                 link.progress.end(order.trial, "pruned")
                 tune_controller.stop_trial(trial)
             elif link.free():
-                if isinstance(order, Clone):
+                if isinstance(order, Clone) and not self._cloned(order.trial):
                     self._clone(order, trial)
-                else:
-                    assert isinstance(order, Resume)
                 link.occupied.add(order.trial)
                 return trial
         return None
+
+    def _cloned(self, trial: str) -> bool:
+        """Whether it is what the order makes of it: since before an interruption of the study."""
+        copy = self._link.progress.trials[trial].clone
+        return copy is not None and (self._link.directory / copy).is_dir()
 
     def _clone(self, order: Clone, trial: RayTrial) -> None:
         """Gives the trial the donor's config, mutated, and a copy of the donor's checkpoint."""
         link = self._link
         paused_at = link.progress.trials[order.trial].epoch
         found = link.checkpoint(link.progress.trials[order.donor], until=paused_at)
-        epoch = 0
+        epoch, checkpoint = 0, None
         if found:
             epoch, source = found
             index = _last_index(link.directory, order.trial) + 1
-            target = link.directory / "checkpoints" / order.trial / f"checkpoint_{index:06d}"
+            checkpoint = f"checkpoints/{order.trial}/checkpoint_{index:06d}"
+            target = link.directory / checkpoint
             # A copy, because Ray deletes checkpoints that it counts as this trial's old ones.
             shutil.copytree(source, target)
             link.epoch_of[str(target)] = epoch
@@ -608,7 +612,9 @@ class _Decisions(TrialScheduler):
             assert trial.storage is not None
             trial.storage.current_checkpoint_index = index
         trial.set_config(dict(order.config))
-        link.progress.restart(order.trial, epoch, donor=order.donor, config=order.config)
+        link.progress.restart(
+            order.trial, epoch, donor=order.donor, config=order.config, checkpoint=checkpoint
+        )
 
     def debug_string(self) -> str:
         return ""

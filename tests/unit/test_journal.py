@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from siftune import journal
-from siftune.journal import Journal
+from siftune.journal import Journal, Trial, fold
 
 
 def create(directory: Path) -> Journal:
@@ -114,3 +114,17 @@ except StorageError as error:
     names = [event["trial"] for event in journal.events(directory)]
     assert names == [f"{number:04d}" for number in range(len(names))]
     assert len(names) >= 3
+
+
+def test_a_clone_goes_on_from_its_copy_until_it_has_trained() -> None:
+    trials: dict[str, Trial] = {}
+    epoch = {"event": "epoch", "trial": "0001", "metrics": {}, "seconds": 1.0}
+    fold(trials, {"event": "start", "trial": "0001", "config": {"lr": 1}})
+    for number in (1, 2):
+        fold(trials, epoch | {"epoch": number, "checkpoint": f"own{number}"})
+    clone = {"event": "restart", "trial": "0001", "epoch": 2, "cause": "cloned", "donor": "0002"}
+    trial = fold(trials, clone | {"config": {"lr": 2}, "checkpoint": "copy"})
+    assert (trial.config, trial.clone) == ({"lr": 2}, "copy")
+    assert trial.checkpoints == {1: "own1", 2: "copy"}
+    trial = fold(trials, epoch | {"epoch": 3, "checkpoint": "own3"})
+    assert (trial.clone, trial.checkpoints[3]) == (None, "own3")
