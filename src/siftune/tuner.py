@@ -341,6 +341,7 @@ class _Link:
     hung: set[str] = field(default_factory=set)  # killed since nothing was heard of them
     restored: dict[str, int] = field(default_factory=dict)  # epoch that a trial went on from
     longest_s: float = 0.0  # epoch of the study so far
+    unsaved: bool = False  # it was said that trials pause without a checkpoint
     stopped_by: str | None = None
     raised: Exception | None = None  # that the study is to end with
 
@@ -563,6 +564,13 @@ class _Decisions(TrialScheduler):
         )
         if decision is not Decision.CONTINUE:
             link.release(name)
+        if decision is Decision.PAUSE and not checkpoint and not link.unsaved:
+            link.unsaved = True
+            link.say(
+                f"trial {name} pauses and has saved nothing: trials train all their epochs again "
+                "when they go on, and clones have none of their donor's weights; give checkpoint= "
+                "to tune.report, or take --scheduler asha"
+            )
         return _RAY_DECISIONS[decision]
 
     def choose_trial_to_run(self, tune_controller: Any) -> RayTrial | None:

@@ -285,6 +285,24 @@ def test_paused_trials_go_on_all_at_once_in_warm_processes(mine: Callable[..., A
     assert together > 0
 
 
+def test_a_pause_without_a_checkpoint_is_said_once(
+    mine: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = mine(
+        """
+        SPACE = {"x": tune.uniform(0, 1), "epochs": 3}
+        def train(config):
+            for epoch in range(1, config["epochs"] + 1):
+                tune.report({"loss": config["x"] / epoch})
+        """,
+        searcher="random",
+        scheduler="pbt",
+        trials=4,
+    )
+    assert result.summary["trials"] == {"completed": 4, "pruned": 0, "failed": 0, "running": 0}
+    assert capsys.readouterr().out.count("give checkpoint= to tune.report") == 1
+
+
 def test_every_trial_begins_with_the_seed(mine: Callable[..., Any]) -> None:
     body = """
         import random, numpy, torch
