@@ -77,7 +77,7 @@ class Progress:
     @property
     def ended(self) -> int:
         """How many trials are over."""
-        return len(self.trials) - len(self._running)
+        return len(self.trials) - self.under_way
 
     def by_state(self) -> dict[str, int]:
         states = [trial.state for trial in self.trials.values()]
@@ -163,26 +163,21 @@ class Progress:
         return decision
 
     def restart(
-        self,
-        trial: str,
-        epoch: int,
-        *,
-        cause: str = "interrupted",
-        error: str | None = None,
-        donor: str | None = None,
-        config: Config | None = None,
-        checkpoint: str | None = None,
+        self, trial: str, epoch: int, *, cause: str = "interrupted", error: str | None = None
     ) -> None:
-        """The trial goes on after this epoch: after an interruption of the study, after a failure
-        of its own, or as a clone, with this config and copy of the donor's checkpoint."""
-        event: Event = {"event": "restart", "trial": trial, "epoch": epoch}
-        event["cause"] = cause if donor is None else "cloned"
-        if error is not None:
-            event["error"] = error
-        if donor is not None:
-            event |= {"donor": donor, "config": config}
-            event |= {"checkpoint": checkpoint} if checkpoint else {}
-        self._record(event)
+        """The trial goes on after this epoch: after an interruption of the study, or after a
+        failure of its own."""
+        event = {"event": "restart", "trial": trial, "epoch": epoch, "cause": cause}
+        self._record(event | ({} if error is None else {"error": error}))
+
+    def clone(
+        self, trial: str, epoch: int, *, donor: str, config: Config, checkpoint: str | None
+    ) -> None:
+        """The trial goes on after this epoch with this config, and a copy of the donor's
+        checkpoint if there is one."""
+        event: Event = {"event": "restart", "trial": trial, "epoch": epoch, "cause": "cloned"}
+        event |= {"donor": donor, "config": config}
+        self._record(event | ({"checkpoint": checkpoint} if checkpoint else {}))
 
     def end(self, trial: str, state: str, error: str | None = None) -> None:
         """The trial is over. Does nothing if it has ended already."""

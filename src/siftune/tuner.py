@@ -620,7 +620,7 @@ class _Decisions(TrialScheduler):
             assert trial.storage is not None
             trial.storage.current_checkpoint_index = index
         trial.set_config(dict(order.config))
-        link.progress.restart(
+        link.progress.clone(
             order.trial, epoch, donor=order.donor, config=order.config, checkpoint=checkpoint
         )
 

@@ -1,13 +1,14 @@
 """A clone of PBT's begins with its donor's weights, whatever happens before it has reported."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import pytest
 from drivers import Driver
+
+from siftune import journal
+from siftune.journal import Event
 
 # The weights are the name of the trial that they began in. What a clone does first is put in.
 TRAINABLE = """
@@ -52,12 +53,7 @@ def tune(job: dict[str, str], tmp_path: Path) -> Callable[..., Driver]:
     return start
 
 
-def events(directory: Path) -> list[dict[str, Any]]:
-    path = directory / "results/s/trials.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def assert_clones_have_their_donors_weights(found: list[dict[str, Any]]) -> None:
+def assert_clones_have_their_donors_weights(found: list[Event]) -> None:
     clones, weights = 0, {}
     for event in found:
         if event["event"] == "restart" and "donor" in event:
@@ -72,7 +68,7 @@ def assert_clones_have_their_donors_weights(found: list[dict[str, Any]]) -> None
 def test_it_does_when_its_process_is_killed(tune: Callable[..., Driver], tmp_path: Path) -> None:
     driver = tune("os.kill(os.getpid(), signal.SIGKILL)")
     assert driver.wait() == 0, driver.said
-    found = events(tmp_path)
+    found = list(journal.events(tmp_path / "results/s"))
     assert [e["cause"] for e in found if e["event"] == "restart" and "donor" not in e] == ["crash"]
     assert_clones_have_their_donors_weights(found)
 
@@ -80,9 +76,12 @@ def test_it_does_when_its_process_is_killed(tune: Callable[..., Driver], tmp_pat
 def test_it_does_when_the_study_is_killed_and_its_donor_has_gone_on(
     tune: Callable[..., Driver], tmp_path: Path
 ) -> None:
+    study = tmp_path / "results/s"
+
     def gone_on() -> bool:
-        restarts = [e for e in events(tmp_path) if e["event"] == "restart"]
-        epochs = [(e["trial"], e["epoch"]) for e in events(tmp_path) if e["event"] == "epoch"]
+        found = list(journal.events(study))
+        restarts = [e for e in found if e["event"] == "restart"]
+        epochs = [(e["trial"], e["epoch"]) for e in found if e["event"] == "epoch"]
         return any((clone["donor"], clone["epoch"] + 1) in epochs for clone in restarts)
 
     driver = tune("time.sleep(3600)")
@@ -90,4 +89,4 @@ def test_it_does_when_the_study_is_killed_and_its_donor_has_gone_on(
     driver.kill()
     driver = tune(resume=True)
     assert driver.wait() == 0, driver.said
-    assert_clones_have_their_donors_weights(events(tmp_path))
+    assert_clones_have_their_donors_weights(list(journal.events(study)))

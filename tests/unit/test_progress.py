@@ -105,7 +105,8 @@ def orders(progress: Progress, *, idle: bool = False) -> Iterator[str]:
             continue
         if isinstance(order, Clone):
             epoch = progress.trials[order.donor].epoch
-            progress.restart(order.trial, epoch, donor=order.donor, config=order.config)
+            words = {"donor": order.donor, "config": order.config, "checkpoint": None}
+            progress.clone(order.trial, epoch, **words)
         yield order.trial
 
 
