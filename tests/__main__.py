@@ -11,9 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 PYTEST = [sys.executable, "-m", "pytest"]
 CLUSTER = ["tests/cluster", "tests/container"]
-WHOLE = [
-    f"tests/ray/test_{name}.py" for name in ("clones", "fused", "own", "packing", "pairs", "scale")
-]
+WHOLE = [f"tests/ray/test_{name}.py" for name in ("clones", "own", "packing", "pairs", "scale")]
 LIGHT = ["tests", *(f"--ignore={directory}" for directory in (*CLUSTER, "tests/ray"))]
 MOMENTS = ["tests/ray", *(f"--ignore={file}" for file in WHOLE)]
 

@@ -87,21 +87,6 @@ def without_mps() -> None:
     os.environ.pop("CUDA_MPS_PIPE_DIRECTORY", None)
 
 
-def node_directory() -> Path | None:
-    """Ray's directory on this node, below one that no other account enters; None outside of Ray."""
-    import ray
-
-    if not ray.is_initialized():
-        return None
-    node: Any = importlib.import_module("ray._private.worker")._global_node
-    return Path(node.get_temp_dir_path())
-
-
-def token() -> bytes:
-    """What each process of this study's Ray knows, and nobody else."""
-    return Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_bytes()
-
-
 def job() -> str | None:
     """The Slurm job that this is a part of: of several that follow each other the first."""
     return os.environ.get("SIFTUNE_ORIGIN") or None

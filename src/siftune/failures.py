@@ -27,7 +27,7 @@ _MEMORY_TEXT = re.compile(r"^(torch\S*\.OutOfMemoryError|MemoryError\b|.*CUDA ou
 
 
 class RankEndedError(RuntimeError):
-    """Raised in a trial when another process that trains it, or part of it, has ended by itself."""
+    """Raised in a trial of several processes when one of them has ended by itself."""
 
 
 class Unfit(RuntimeError):

@@ -59,9 +59,7 @@ def launch(
             study = replace(study, gpus_per_trial=1 if nodes[0].gpus else 0)
         slots = min(_slots(study, nodes), study.concurrent or sys.maxsize)
         study, said = resolve(study, slots=max(1, slots))
-        if not mistakes:
-            said += _check_memory(study, trainable)
-            said += trainable.remarks(study.space, study.gpus_per_trial or 0)
+        said += [] if mistakes else _check_memory(study, trainable)
     except UsageError as error:
         mistakes += error.mistakes
     if mistakes:

@@ -1,10 +1,10 @@
-"""The trainable `mnist` on a GPU, against a plain DataLoader loop and against itself.
+"""The trainable `mnist` on a GPU, against a plain DataLoader loop.
 
     make bench ARGS="gpu"
     PYTHONPATH=src python -m tests.bench.gpu --data data     # with PyTorch and torchvision alone
 
-Whole trials of three epochs take turns in one process, which an earlier one has warmed up; to
-record the steps is a part of each trial's time. The second form writes results.json only.
+Whole trials of three epochs take turns in one process, which an earlier one has warmed up. The
+second form writes results.json only.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock, patch
+from unittest.mock import MagicMock
 
 import torch
 
@@ -27,7 +25,7 @@ if not importlib.util.find_spec("ray"):  # mnist's space is in Ray Tune's words,
     sys.modules["ray"] = MagicMock()
 
 from siftune.data import TRAINING_IMAGES, ensure_mnist
-from siftune.trainables import loop, mnist
+from siftune.trainables import mnist
 from tests.bench import accuracy, loader_loop
 from tests.bench.results import Figures, keep
 from tests.bench.samples_per_s import CONFIG
@@ -47,57 +45,31 @@ FAST = CONFIG | {
 
 
 def measure(data: Path, *, rounds: int = 3, images: int = TRAINING_IMAGES) -> Figures:
-    """Samples per second of trials and of the loops beside them, what a step takes, seconds of
-    training to 99 % of the validation set, and accuracies in per cent. A sixth of the images is
-    for validation."""
-    figures = _speeds(data, images, rounds) | _to_99(data, images) | _accuracies(data, images)
-    with _as(bf16=True):
-        return figures | {f"bf16_{name}": value for name, value in _to_99(data, images).items()}
+    """Samples per second of trials and of the loops beside them, seconds of training to 99 % of the
+    validation set, and accuracies in per cent. A sixth of the images is for validation."""
+    return _speeds(data, images, rounds) | _to_99(data, images) | _accuracies(data, images)
 
 
 def _speeds(data: Path, images: int, rounds: int) -> Figures:
     samples = images - images // 6
     dataset = loader_loop.images(data, range(samples))
     plain: dict[int, list[float]] = {0: [], WORKERS: []}
-    seconds: dict[tuple[bool, bool], list[list[float]]] = {
-        (recorded, bf16): [] for recorded in (True, False) for bf16 in (False, True)
-    }
+    trials: list[float] = []
     for _ in range(rounds + 1):
         for workers, speeds in plain.items():
             config = CONFIG | {"epochs": 2 if workers else 1}  # in the first, processes are started
             speeds.append(loader_loop.train(dataset, config, workers=workers)[1][-1])
-        for (recorded, bf16), trials in seconds.items():
-            with _as(recorded=recorded, bf16=bf16):
-                trial = _trial(data, CONFIG | {"epochs": EPOCHS}, seed=1, images=images)
-                trials.append([spent for spent, _ in trial])
-
-    def samples_per_s(recorded: bool, bf16: bool = False) -> float:
-        totals = [sum(trial) for trial in seconds[recorded, bf16][1:]]
-        return EPOCHS * samples / statistics.median(totals)
-
-    def step_s(recorded: bool) -> float:  # of the last epoch, with nothing to set up
-        last = [trial[-1] for trial in seconds[recorded, False][1:]]
-        return statistics.median(last) / math.ceil(samples / CONFIG["batch_size"])
-
+        trial = _trial(data, CONFIG | {"epochs": EPOCHS}, seed=1, images=images)
+        trials.append(sum(seconds for seconds, _ in trial))
+    ours = EPOCHS * samples / statistics.median(trials[1:])
     loader, with_workers = (statistics.median(speeds[1:]) for speeds in plain.values())
-    to_record = statistics.median(t[0] - t[-1] for t in seconds[True, False][1:])
-    ours = samples_per_s(True)
     return {
         "siftune": ours,
-        "unrecorded": samples_per_s(False),
-        "bf16": samples_per_s(True, bf16=True),
-        "bf16_unrecorded": samples_per_s(False, bf16=True),
         "plain": loader,
         "plain_workers": with_workers,
         "workers": WORKERS,
         "ratio": ours / loader,
         "ratio_workers": ours / with_workers,
-        "ratio_unrecorded": ours / samples_per_s(False),
-        "ratio_bf16": ours / samples_per_s(True, bf16=True),
-        "step_s": step_s(True),
-        "unrecorded_step_s": step_s(False),
-        "to_record_s": to_record,
-        "steps_worth_recording": to_record / (step_s(False) - step_s(True)),
     }
 
 
@@ -123,12 +95,8 @@ def _to_99(data: Path, images: int) -> Figures:
 def _accuracies(data: Path, images: int) -> Figures:
     config = CONFIG | {"epochs": EPOCHS}
     plain = [accuracy.plain(data, config, seed, images, WORKERS) for seed in accuracy.SEEDS]
-    figures = accuracy.spread("plain_accuracy", plain)
-    for name, bf16 in (("siftune_accuracy", False), ("bf16_accuracy", True)):
-        with _as(bf16=bf16):
-            ours = [accuracy.siftune(data, config, seed, images) for seed in accuracy.SEEDS]
-        figures |= accuracy.spread(name, ours)
-    return figures
+    ours = [accuracy.siftune(data, config, seed, images) for seed in accuracy.SEEDS]
+    return accuracy.spread("plain_accuracy", plain) | accuracy.spread("siftune_accuracy", ours)
 
 
 def _trial(
@@ -138,13 +106,6 @@ def _trial(
     epochs = mnist.epochs(config, start=None, seed=seed, data=data, images=images)
     samples = images - images // 6
     return [(samples / m["samples_per_s"], m["val_accuracy"]) for m, _ in epochs]
-
-
-@contextmanager
-def _as(*, recorded: bool = True, bf16: bool = False) -> Iterator[None]:
-    least = loop.STEPS_WORTH_RECORDING if recorded else math.inf
-    with patch.object(loop, "STEPS_WORTH_RECORDING", least), patch.object(mnist, "BF16", bf16):
-        yield
 
 
 def main() -> None:

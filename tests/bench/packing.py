@@ -1,13 +1,12 @@
-"""Trials per hour on one device: one at a time, in processes side by side, and as one program.
+"""Trials per hour on one device: one at a time, and in processes side by side.
 
     python -m tests.bench.packing --trials 4 --images 3000 --epochs 2
 
-Trials of one shape, each as Ray Tune would have it trained, in a process that has trained before.
+Each trial is trained as Ray Tune would train it, in a process that has trained before.
 """
 
 import argparse
 import multiprocessing
-import os
 import tempfile
 import time
 from multiprocessing.synchronize import Barrier
@@ -17,8 +16,8 @@ from typing import Any
 import torch
 
 from siftune.data import ensure_mnist
-from siftune.trainables import lanes, mnist
-from siftune.trainables.lanes import Room, Trial
+from siftune.space import Config
+from siftune.trainables import mnist
 from siftune.trainables.loop import default_device
 from tests.bench.samples_per_s import CONFIG
 
@@ -29,27 +28,19 @@ _PATIENCE_S = 3600.0
 def measure(
     data: Path, *, trials: int = 8, images: int = 60_000, epochs: int = 3, threads: int = 1
 ) -> dict[str, float]:
-    """Trials per hour of each way, and how many times as many they are fused as one at a time."""
+    """Trials per hour in each way, and the ratio of the two."""
     configs = [CONFIG | {"lr": 1e-3 / (i + 1), "epochs": epochs} for i in range(trials)]
-    every = [Trial(config, None, SEED, data, images) for config in configs]
-    each = [[trial] for trial in every]
-    with tempfile.TemporaryDirectory(prefix="sift-") as directory:
-        room = Room(Path(directory), os.urandom(16))
-        figures = {
-            "alone": _trials_per_hour([every], None, threads),
-            "beside": _trials_per_hour(each, None, threads),
-            "fused": _trials_per_hour(each, room, threads),
-        }
-    ratios = {"beside_ratio": figures["beside"], "fused_ratio": figures["fused"]}
-    return figures | {name: value / figures["alone"] for name, value in ratios.items()}
+    alone = _trials_per_hour([configs], data, images, threads)
+    beside = _trials_per_hour([[config] for config in configs], data, images, threads)
+    return {"alone": alone, "beside": beside, "ratio": beside / alone}
 
 
-def _trials_per_hour(parts: list[list[Trial]], room: Room | None, threads: int) -> float:
-    """Of a process for each part, which trains its trials one after the other."""
+def _trials_per_hour(parts: list[list[Config]], data: Path, images: int, threads: int) -> float:
+    """Trains each part's configs one after the other, in a process for each part."""
     spawning = multiprocessing.get_context("spawn")
     barrier = spawning.Barrier(len(parts) + 1)
     processes = [
-        spawning.Process(target=_work, args=(part, room, threads, barrier), daemon=True)
+        spawning.Process(target=_work, args=(part, data, images, threads, barrier), daemon=True)
         for part in parts
     ]
     for process in processes:
@@ -63,28 +54,22 @@ def _trials_per_hour(parts: list[list[Trial]], room: Room | None, threads: int) 
     return 3600 * sum(map(len, parts)) / seconds
 
 
-def _work(trials: list[Trial], room: Room | None, threads: int, barrier: Barrier) -> None:
+def _work(configs: list[Config], data: Path, images: int, threads: int, barrier: Barrier) -> None:
     torch.set_num_threads(threads)
-    warm = Trial(trials[0].config | {"epochs": 1}, None, SEED, trials[0].data, 1200)
     try:
-        _train(warm, room)
+        _train(configs[0] | {"epochs": 1}, data, 1200)  # warms up
         barrier.wait(_PATIENCE_S)
-        for trial in trials:
-            _train(trial, room)
+        for config in configs:
+            _train(config, data, images)
         barrier.wait(_PATIENCE_S)
     except BaseException:
         barrier.abort()  # nobody is to wait for this one
         raise
 
 
-def _train(trial: Trial, room: Room | None) -> None:
-    """All of a trial, its state saved after each epoch."""
-    if room:
-        epochs = lanes.epochs(trial, room)
-    else:
-        epochs = mnist.epochs(
-            trial.config, start=None, seed=trial.seed, data=trial.data, images=trial.images
-        )
+def _train(config: Config, data: Path, images: int) -> None:
+    """Trains a whole trial, and saves its state after each epoch."""
+    epochs = mnist.epochs(config, start=None, seed=SEED, data=data, images=images)
     with tempfile.TemporaryDirectory(prefix="sift-") as directory:
         for _, save in epochs:
             save(Path(directory))

@@ -10,7 +10,6 @@ from torch import nn
 
 from siftune.trainables import mnist
 from siftune.trainables.loop import STATE_FILE, Metrics
-from siftune.trainables.update import set_rates
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -201,8 +200,15 @@ def test_all_mistakes_in_a_config_come_together(data: dict[str, Any]) -> None:
 
 
 def rates(steps: int, **changed: Any) -> list[float]:
-    config = CONFIG | {"lr": 1.0} | changed
-    return [mnist.rates(config, step, steps)[0] for step in range(steps)]
+    """The learning rate of each step."""
+    optimizer = mnist.OPTIMIZERS["sgd"]([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = mnist.schedule(CONFIG | changed, optimizer, steps)
+    found = []
+    for _ in range(steps):
+        found += schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    return found
 
 
 def test_step_counts_in_per_cent_of_the_training() -> None:
@@ -212,21 +218,3 @@ def test_step_counts_in_per_cent_of_the_training() -> None:
 
 def test_cosine_goes_down_once_an_epoch() -> None:
     assert rates(6, scheduler="cosine", epochs=2) == pytest.approx([1.0] * 3 + [0.5] * 3)
-
-
-@pytest.mark.filterwarnings("ignore:Detected call of")
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-@pytest.mark.parametrize("steps", [10, 157])
-def test_onecycle_is_pytorchs(optimizer: str, steps: int) -> None:
-    made, theirs = (
-        mnist.OPTIMIZERS[optimizer]([torch.zeros(1, requires_grad=True)], lr=1.0) for _ in range(2)
-    )
-    reference = torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=1.0, total_steps=steps)
-    config = CONFIG | {"lr": 1.0, "scheduler": "onecycle"}
-    for step in range(steps):
-        set_rates(made, *mnist.rates(config, step, steps))
-        for name in {"lr", "momentum", "betas"} & set(theirs.param_groups[0]):
-            expected = theirs.param_groups[0][name]
-            assert made.param_groups[0][name] == pytest.approx(expected, rel=1e-6)
-        if step < steps - 1:
-            reference.step()

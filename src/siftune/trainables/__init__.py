@@ -11,8 +11,6 @@ Two kinds. One of ours is a module with
                                    metrics of saved weights, on the test set
     memory_gib(space, processes, **options)
                                    optional: what each GPU of a trial needs, for the largest config
-    remarks(space, gpus_per_trial, **options)
-                                   optional: sentences to say before the start
     needless(**options)            optional: names of SPACE that a space may lack with these options
 
 The user's own is any function of a config in a file, FILE.py:FUNC, that calls `tune.report` or
@@ -93,13 +91,6 @@ class Trainable:
             return None
         needed: float | None = module(self.name).memory_gib(space, self.processes, **self.options)
         return needed
-
-    def remarks(self, space: Space, gpus_per_trial: float) -> list[str]:
-        """What is to be said before a study. Raises UsageError if its options do not fit it."""
-        if self.name not in TRAINABLES or not hasattr(module(self.name), "remarks"):
-            return []
-        said: list[str] = module(self.name).remarks(space, gpus_per_trial, **self.options)
-        return said
 
     def prepare(self) -> None:
         """Fetches data, before any trial starts. Raises DataError where it cannot."""

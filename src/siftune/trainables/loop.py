@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,15 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from siftune import parallel
-from siftune.trainables.replay import Replay
-from siftune.trainables.update import Rates, set_rates, step_at
 
 STATE_FILE = "state.pt"
-# Fewer steps are not recorded. To record is thought to take as long as some 20 steps without:
-# `make bench ARGS=gpu` measures it, and none was measured yet.
-STEPS_WORTH_RECORDING = 100
 
 Metrics = dict[str, float]
 Save = Callable[[Path], None]
@@ -37,16 +34,14 @@ class Training:
     optimizer: Optimizer
     batch_loss: Callable[[Tensor], Tensor]  # indices int64 [B] on the device -> sum of the losses
     validate: Callable[[], Metrics]  # in evaluation mode, without gradients
-    rates: Callable[[int, int], Rates]  # of step i of n
+    # A schedule of n steps. It computes the rate of a step from its number alone.
+    schedule: Callable[[Optimizer, int], LRScheduler]
     samples: int
     batch_size: int
     epochs: int
     device: torch.device
     accumulation: int = 1  # parts in which a batch is computed
     sharded: bool = False  # whether each process has a part of model and optimizer, and saves it
-    # Whether `batch_loss` is the same work for every batch, and never waits for the GPU, and the
-    # optimizer one that `step_at` knows: then one GPU's steps are recorded, and replayed.
-    recordable: bool = False
 
 
 def default_device() -> torch.device:
@@ -61,21 +56,6 @@ def plain(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_finite(metrics: Metrics, config: dict[str, Any]) -> None:
-    """Raises FloatingPointError if a metric is not finite."""
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"{name} is {value} in epoch {metrics['epoch']} at lr {config['lr']:g}: "
-                "lower lr, or the upper end of its domain"
-            )
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Of the random numbers of one epoch, 0: those of the initialisation."""
-    return (seed * 1_000_003 + epoch) % 2**63
-
-
 @contextmanager
 def reproducible(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
     """Random numbers and kernels that follow from the seed and the epoch (0: initialisation).
@@ -84,7 +64,7 @@ def reproducible(seed: int, epoch: int, device: torch.device) -> Iterator[torch.
     what else an epoch draws differs between them. The process's own random state and flags are as
     before at the end: the next trial in it must not see that this one was there.
     """
-    derived = epoch_seed(seed, epoch)
+    derived = (seed * 1_000_003 + epoch) % 2**63
     cudnn = torch.backends.cudnn
     on_cuda = device.type == "cuda"
     with (
@@ -112,99 +92,52 @@ def run_epochs(
 
     Raises FloatingPointError if a metric is not finite.
     """
-    done = 0 if start is None else restore(training, start)
-    full = _FullBatches(training) if _worth_recording(training, done) else None
+    done = 0 if start is None else _restore(training, start)
+    schedule = _schedule(training, done)
     for epoch in range(done + 1, training.epochs + 1):
         with reproducible(seed, epoch, training.device) as generator:
-            metrics = _train_one_epoch(training, epoch, generator, full)
+            metrics = _train_one_epoch(training, epoch, generator, schedule)
             metrics |= training.validate()
-        check_finite(metrics, training.config)
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{name} is {value} in epoch {epoch} at lr {training.config['lr']:g}: "
+                    "lower lr, or the upper end of its domain"
+                )
         yield metrics, partial(_save, training, epoch)
 
 
+def _schedule(training: Training, done: int) -> LRScheduler:
+    """The schedule of the whole training, at the first step after `done` epochs."""
+    steps = math.ceil(training.samples / training.batch_size)
+    schedule = training.schedule(training.optimizer, training.epochs * steps)
+    if done:
+        schedule.last_epoch = min(done, training.epochs) * steps - 1
+        with warnings.catch_warnings(action="ignore"):  # torch expects an optimizer step first
+            schedule.step()
+    return schedule
+
+
 def _train_one_epoch(
-    training: Training, epoch: int, generator: torch.Generator, full: _FullBatches | None
+    training: Training, epoch: int, generator: torch.Generator, schedule: LRScheduler
 ) -> Metrics:
     begin = time.perf_counter()
-    count = math.ceil(training.samples / training.batch_size)
-    steps = range((epoch - 1) * count, epoch * count)
-    rates = [training.rates(step, training.epochs * count) for step in steps]
     order = torch.randperm(training.samples, generator=generator).to(training.device)
     training.model.train()
-    # The loss is added up on the device and read once: to read it is to wait for the device.
+    # The loss is summed on the device and read once, because reading it waits for the device.
     total = torch.zeros((), device=training.device)
-    done = 0 if full is None else full.train(order, rates, total)
-    for batch, (lr, momentum) in zip(
-        order.split(training.batch_size)[done:], rates[done:], strict=True
-    ):
-        set_rates(training.optimizer, lr, momentum)
-        _compute_gradients(training, batch, total)
+    for batch in order.split(training.batch_size):
+        training.optimizer.zero_grad(set_to_none=True)
+        for some in parallel.part(batch).tensor_split(training.accumulation):
+            losses = training.batch_loss(some)
+            # DistributedDataParallel and FSDP2 take the mean of the processes' gradients.
+            (losses * (parallel.processes() / len(batch))).backward()
+            total += losses.detach()
         training.optimizer.step()
+        schedule.step()
     loss_mean = parallel.total(total).item() / training.samples
     seconds = time.perf_counter() - begin
     return {"loss": loss_mean, "epoch": epoch, "samples_per_s": training.samples / seconds}
-
-
-def _compute_gradients(training: Training, batch: Tensor, total: Tensor) -> None:
-    """Of the mean loss of a batch [B]; the losses of this process's part are added to `total`."""
-    training.optimizer.zero_grad(set_to_none=True)
-    for some in parallel.part(batch).tensor_split(training.accumulation):
-        losses = training.batch_loss(some)
-        # Times the processes, of whose gradients the mean is taken.
-        losses.backward(torch.full_like(losses, parallel.processes() / len(batch)))
-        total += losses.detach()
-
-
-class _FullBatches:
-    """The steps of an epoch whose batches are full, each the same work, to be recorded: batch and
-    rates are on the device, and looked up by the number of the step, which is there too."""
-
-    def __init__(self, training: Training) -> None:
-        size, device = training.batch_size, training.device
-        self._training = training
-        self._count = training.samples // size
-        self._order = torch.empty(self._count, size, dtype=torch.int64, device=device)
-        self._rates = torch.empty(self._count, 2, device=device)
-        self._step = torch.zeros(1, dtype=torch.int64, device=device)
-        self._total = torch.zeros((), device=device)
-        self._momentum_changes = training.rates(0, 1)[1] is not None
-        self._replay = Replay() if device.type == "cuda" else None
-
-    def train(self, order: Tensor, rates: list[Rates], total: Tensor) -> int:
-        """Trains on the full batches of an order [samples], and adds their losses to `total`. How
-        many steps that were."""
-        self._order.copy_(order[: self._order.numel()].view_as(self._order))
-        self._rates.copy_(
-            torch.tensor([(lr, momentum or 0.0) for lr, momentum in rates[: self._count]])
-        )
-        self._step.zero_()
-        self._total.zero_()
-        for _ in range(self._count):
-            if self._replay:
-                self._replay(self._train_one)
-            else:
-                self._train_one()
-        total += self._total
-        return self._count
-
-    def _train_one(self) -> None:
-        batch = self._order.index_select(0, self._step)[0]
-        lr, momentum = self._rates.index_select(0, self._step)[0]
-        _compute_gradients(self._training, batch, self._total)
-        step_at(self._training.optimizer, lr, momentum if self._momentum_changes else None)
-        self._step += 1
-
-
-def _worth_recording(training: Training, done: int) -> bool:
-    """Whether the steps of the epochs that are left are to be recorded."""
-    steps = (training.epochs - done) * (training.samples // training.batch_size)
-    return (
-        training.recordable
-        and training.device.type == "cuda"
-        and parallel.processes() == 1  # else the gradients of the others are waited for
-        and training.accumulation == 1
-        and steps >= STEPS_WORTH_RECORDING
-    )
 
 
 def _save(training: Training, epoch: int, directory: Path) -> None:
@@ -216,28 +149,17 @@ def _save(training: Training, epoch: int, directory: Path) -> None:
         return
     if parallel.rank() > 0:
         return
-    with state_file(directory) as file:
-        torch.save(state_of(training, epoch), file)
-
-
-@contextmanager
-def state_file(directory: Path) -> Iterator[Path]:
-    """Where to write state.pt of a directory: it is there once it is whole."""
-    directory.mkdir(parents=True, exist_ok=True)
-    unfinished = directory / f".{STATE_FILE}.part"
-    yield unfinished
-    unfinished.replace(directory / STATE_FILE)
-
-
-def state_of(training: Training, epoch: int) -> dict[str, Any]:
-    """What state.pt holds: all that an epoch leaves to the next."""
-    return {
+    state = {
         "config": training.config,
         "epoch": epoch,
         "model": training.model.state_dict(),
         "optimizer": type(training.optimizer).__name__,
         "moments": training.optimizer.state_dict()["state"],
     }
+    directory.mkdir(parents=True, exist_ok=True)
+    unfinished = directory / f".{STATE_FILE}.part"
+    torch.save(state, unfinished)
+    unfinished.replace(directory / STATE_FILE)
 
 
 def load_state(directory: Path, device: torch.device) -> dict[str, Any]:
@@ -245,7 +167,7 @@ def load_state(directory: Path, device: torch.device) -> dict[str, Any]:
     return torch.load(directory / STATE_FILE, map_location=device, weights_only=True)
 
 
-def restore(training: Training, directory: Path) -> int:
+def _restore(training: Training, directory: Path) -> int:
     """Takes the saved model and moments; the number of epochs behind them."""
     if training.sharded:
         from siftune.trainables import shards

@@ -13,12 +13,11 @@ from ray import tune
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from siftune import parallel
-from siftune.data import Mnist, ensure_mnist, load_mnist
-from siftune.errors import UsageError
-from siftune.space import Space, when
-from siftune.trainables import lanes
+from siftune.data import ensure_mnist, load_mnist
+from siftune.space import when
 from siftune.trainables.loop import (
     Metrics,
     Save,
@@ -29,7 +28,6 @@ from siftune.trainables.loop import (
     reproducible,
     run_epochs,
 )
-from siftune.trainables.update import Rates
 
 # The space of a study that names no other. Edit it here, or override it: --set, --space, --config.
 SPACE: dict[str, Any] = {
@@ -53,53 +51,28 @@ SPACE: dict[str, Any] = {
     "num_classes": 10,
 }
 METRIC = ("val_accuracy", "max")
-# What may differ between trials that are trained as one program: it changes no tensor's shape.
-FREE = ("lr", "weight_decay", "dropout", "scheduler", "step_size", "gamma", "epochs")
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
     "gelu": nn.GELU,
     "silu": nn.SiLU,
 }
-# fused: one kernel for all parameters, on the CPU too. capturable: PyTorch lets a CUDA graph record
-# it; fused, it is the same kernel. Plain SGD learns little in so few epochs.
+# torch's fused=True is one kernel for all parameters, on the CPU too. SGD without momentum learns
+# little in so few epochs.
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adam": partial(Adam, fused=True, capturable=True),
+    "adam": partial(Adam, fused=True),
     "sgd": partial(SGD, momentum=0.9, fused=True),
-    "adamw": partial(AdamW, fused=True, capturable=True),
+    "adamw": partial(AdamW, fused=True),
 }
 
 PIXEL_MEAN, PIXEL_STD = 255 * 0.1307, 255 * 0.3081  # of the training set's bytes
 CLASSES = 10
 VALIDATION_BATCH = 500
-# Whether GPUs compute the network in bf16. `make bench ARGS=gpu` measures both; until it was run,
-# float32, with TF32 in the convolutions, as PyTorch has it.
-BF16 = False
 
 
-def prepare(data: Path, *, images: int | None = None, fused: bool = False) -> None:
+def prepare(data: Path, *, images: int | None = None) -> None:
     """Fetches MNIST to `data`, once, before any trial. Raises DataError where it cannot."""
     ensure_mnist(data)
-
-
-def remarks(
-    space: Space, gpus_per_trial: float, *, images: int | None = None, fused: bool = False
-) -> list[str]:
-    """What to say before a study. Raises UsageError where no trials can be trained together."""
-    if not fused:
-        return []
-    if gpus_per_trial >= 1:
-        raise UsageError(
-            "fused=true trains trials together that share a GPU, and each has its own: give "
-            "--gpus-per-trial 0.125 for 8 of them"
-        )
-    differ = [name for name in space.parameters if name in SPACE and name not in FREE]
-    if not differ:
-        return ["fused: those of the trials that share a device are trained as one program"]
-    return [
-        "fused: of the trials that share a device those are trained as one program that are equal "
-        f"in {', '.join(differ)}; to have all of them equal, set these with --set NAME=VALUE"
-    ]
 
 
 def epochs(
@@ -109,27 +82,17 @@ def epochs(
     seed: int,
     data: Path,
     images: int | None = None,
-    fused: bool = False,
 ) -> Iterator[tuple[Metrics, Save]]:
     """Trains on MNIST under `data`; after each epoch its metrics and a function that saves.
 
     Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`, `samples_per_s`. `images` of the
-    60,000 are used, a sixth of them for validation. `fused`: inside Ray, as one program with the
-    trials of its shape on this device (lanes.py). See `run_epochs` for `start` and saving.
+    60,000 are used, a sixth of them for validation. See `run_epochs` for `start` and saving.
     Raises ValueError for a config or data set that cannot be, FloatingPointError if it diverges.
     """
     config = plain(config)
     _check(config)
-    if fused and (room := lanes.room()):
-        yield from lanes.epochs(lanes.Trial(config, start, seed, data, images), room)
-        return
-    mnist = load_mnist(data, seed=seed, device=default_device(), images=images)
-    yield from run_epochs(new_training(config, mnist, seed=seed), start=start, seed=seed)
-
-
-def new_training(config: dict[str, Any], mnist: Mnist, *, seed: int) -> Training:
-    """A model of the config and how it is trained on this data set, before the first epoch."""
     device = default_device()
+    mnist = load_mnist(data, seed=seed, device=device, images=images)
     with reproducible(seed, 0, device):
         model = build_model(config).to(device)
     forward = parallel.wrap(model)
@@ -138,30 +101,30 @@ def new_training(config: dict[str, Any], mnist: Mnist, *, seed: int) -> Training
     )
 
     def batch_loss(batch: Tensor) -> Tensor:
-        logits = _logits(forward, mnist.train_images[batch])
+        logits = forward(normalised(mnist.train_images[batch]))
         return functional.cross_entropy(logits, mnist.train_labels[batch], reduction="sum")
 
     def validate() -> Metrics:
         loss, accuracy = score(model, mnist.val_images, mnist.val_labels)
         return {"val_loss": loss, "val_accuracy": accuracy}
 
-    return Training(
+    training = Training(
         config=config,
         model=model,
         optimizer=optimizer,
         batch_loss=batch_loss,
         validate=validate,
-        rates=partial(rates, config),
+        schedule=partial(schedule, config),
         samples=len(mnist.train_images),
         batch_size=config["batch_size"],
         epochs=config["epochs"],
         device=device,
-        recordable=True,
     )
+    yield from run_epochs(training, start=start, seed=seed)
 
 
 def evaluate(
-    directory: Path, *, seed: int, data: Path, images: int | None = None, fused: bool = False
+    directory: Path, *, seed: int, data: Path, images: int | None = None
 ) -> dict[str, float]:
     """`val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` of the weights in `directory`.
 
@@ -216,14 +179,6 @@ def normalised(images: Tensor) -> Tensor:
     return (images.unsqueeze(1) - PIXEL_MEAN).div_(PIXEL_STD)
 
 
-def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Bytes [B, 28, 28] to float32 [B, num_classes]."""
-    if not (BF16 and images.is_cuda):
-        return model(normalised(images))
-    with torch.autocast("cuda", torch.bfloat16):
-        return model(normalised(images)).float()
-
-
 @torch.inference_mode()
 def score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
     """Mean loss and accuracy (0 to 1) over all images, of which each process takes a part."""
@@ -235,50 +190,32 @@ def score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, floa
     for some, truth in zip(
         images.split(VALIDATION_BATCH), labels.split(VALIDATION_BATCH), strict=True
     ):
-        logits = _logits(model, some)
+        logits = model(normalised(some))
         loss += functional.cross_entropy(logits, truth, reduction="sum")
         correct += (logits.argmax(1) == truth).sum()
     return parallel.total(loss).item() / count, parallel.total(correct).item() / count
 
 
-def rates(config: dict[str, Any], step: int, steps: int) -> Rates:
-    """The learning rate, and under onecycle the momentum, of one step (from 0) of the training.
+def schedule(config: dict[str, Any], optimizer: Optimizer, steps: int) -> LRScheduler:
+    """The learning rates of a training of so many steps, and under onecycle its momentum.
 
-    none: `lr`. cosine: per epoch, from `lr` towards 0. onecycle: per step, as
-    torch.optim.lr_scheduler.OneCycleLR, up to `lr` and down again. step: times `gamma` after every
-    `step_size` per cent of the training, because a step_size of 10 epochs would never act in 5.
+    none: `lr`. cosine: per epoch, from `lr` towards 0. onecycle: per step, up to `lr` and down
+    again. step: times `gamma` after every `step_size` per cent of the training, because a step_size
+    of 10 epochs would never act in 5.
     """
-    lr, momentum = config["lr"], None
-    match config["scheduler"]:
-        case "cosine":
-            epoch = step * config["epochs"] // steps
-            lr *= (1 + math.cos(math.pi * epoch / config["epochs"])) / 2
-        case "step":
-            lr *= config["gamma"] ** (100 * step // (steps * config["step_size"]))
-        case "onecycle":
-            factor, momentum = _onecycle(step, steps)
-            lr *= factor
-    return lr, momentum
+    if config["scheduler"] == "onecycle":
+        return OneCycleLR(optimizer, max_lr=config["lr"], total_steps=steps)
 
+    def factor(step: int) -> float:
+        match config["scheduler"]:
+            case "cosine":
+                epoch = step * config["epochs"] // steps
+                return (1 + math.cos(math.pi * epoch / config["epochs"])) / 2
+            case "step":
+                return config["gamma"] ** (100 * step // (steps * config["step_size"]))
+        return 1.0
 
-def _onecycle(step: int, steps: int) -> tuple[float, float]:
-    """Factor of the highest lr, and momentum: Smith's schedule with PyTorch's default constants."""
-    peak, last = 0.3 * steps - 1, steps - 1
-
-    def between(start: float, end: float, share: float) -> float:
-        return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
-
-    if step <= peak:
-        share = step / peak if peak > 0 else 1.0
-        return between(1 / 25, 1.0, share), between(0.95, 0.85, share)
-    share = (step - peak) / (last - peak)
-    return between(1.0, 1 / 25e4, share), between(0.85, 0.95, share)
-
-
-def shape(config: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal in trials that are trained as one program."""
-    decides = {name: config.get(name) for name in SPACE if name not in FREE}
-    return decides | ({} if config["conv3_channels"] else {"kernel3": None})
+    return LambdaLR(optimizer, factor)
 
 
 def _check(config: dict[str, Any]) -> None:

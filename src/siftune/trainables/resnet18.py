@@ -30,7 +30,7 @@ from siftune.trainables.loop import (
     reproducible,
     run_epochs,
 )
-from siftune.trainables.mnist import rates
+from siftune.trainables.mnist import schedule
 
 # The space of a study that names no other.
 SPACE: dict[str, Any] = {
@@ -47,7 +47,7 @@ METRIC = ("val_accuracy", "max")
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": partial(SGD, momentum=0.9, nesterov=True, fused=True),
-    "adamw": partial(AdamW, fused=True, capturable=True),
+    "adamw": partial(AdamW, fused=True),
 }
 LEAST_SIZE = 64
 VALIDATION_BATCH = 256
@@ -124,12 +124,11 @@ def epochs(
         optimizer=optimizer,
         batch_loss=batch_loss,
         validate=partial(_score, model, found),
-        rates=partial(rates, config),
+        schedule=partial(schedule, config),
         samples=len(found.train[0]),
         batch_size=config["batch_size"],
         epochs=config["epochs"],
         device=device,
-        recordable=True,
     )
     yield from run_epochs(training, start=start, seed=seed)
 

@@ -16,7 +16,8 @@ import torch
 from ray import tune
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import T5Config, T5ForConditionalGeneration
 
 from siftune import parallel
@@ -32,7 +33,6 @@ from siftune.trainables.loop import (
     reproducible,
     run_epochs,
 )
-from siftune.trainables.update import Rates
 
 # The space of a study that names no other. Heads need not divide the width: as in T5, each has 64
 # values whatever that is.
@@ -98,7 +98,7 @@ def epochs(
         network.activation_checkpointing_enable({"use_reentrant": False})
     parallel.shard(network, blocks(network))  # block by block: no GPU ever holds the whole
     network.to(device)
-    # fused: one kernel for all parameters, on the CPU too.
+    # torch's fused=True is one kernel for all parameters, on the CPU too.
     optimizer = AdamW(
         network.parameters(), lr=config["lr"], weight_decay=config["weight_decay"], fused=True
     )
@@ -114,7 +114,7 @@ def epochs(
         optimizer=optimizer,
         batch_loss=batch_loss,
         validate=partial(_score, network, found),
-        rates=partial(rates, config),
+        schedule=partial(schedule, config),
         samples=len(found.train),
         batch_size=config["batch_size"],
         epochs=config["epochs"],
@@ -159,11 +159,14 @@ def blocks(network: nn.Module) -> list[nn.Module]:
     return [module for module in network.modules() if type(module).__name__ == "T5Block"]
 
 
-def rates(config: dict[str, Any], step: int, steps: int) -> Rates:
+def schedule(config: dict[str, Any], optimizer: Optimizer, steps: int) -> LRScheduler:
     """lr rises during `warmup`, and falls as a cosine to a tenth."""
-    share = (step + 1) / steps
-    factor = min(1.0, share / config["warmup"]) * (0.55 + 0.45 * math.cos(math.pi * share))
-    return config["lr"] * factor, None
+
+    def factor(step: int) -> float:
+        share = (step + 1) / steps
+        return min(1.0, share / config["warmup"]) * (0.55 + 0.45 * math.cos(math.pi * share))
+
+    return LambdaLR(optimizer, factor)
 
 
 def memory_gib(space: Space, processes: int, *, length: int = 256, **options: Any) -> float | None:
