@@ -1,8 +1,18 @@
-"""One driver per study: driver.json says who drives it, and is touched while they do.
+"""One driver per study: driver.json names the process that drives it, and that process touches it.
 
-Not a lock: those may be missing on NFS and Lustre, or hold on one node only. What is needed is that
-of those who make a file one succeeds, that a file is renamed whole, and that its time of change is
-seen by all.
+This needs no file locks, which NFS and Lustre may lack or may confine to one node. It needs three
+things: only one of several processes succeeds in creating a file exclusively; a rename is atomic;
+every node sees when a file was last modified.
+
+A process that wants to follow the driver whose nonce is N does this:
+
+1. It creates `.driver.N.1` exclusively. This is its claim. If it dies before it is done, the next
+   process creates `.driver.N.2`, and so on. No claim is removed while driver.json still names N,
+   so two processes never hold the same claim, and nobody has to judge whether a claim is stale.
+2. It checks that driver.json still names N. A claim on a driver that was replaced is void.
+3. It deletes the drafts of N and of all earlier claims. They can only write driver.json by renaming
+   their draft, so one that was merely asleep can no longer do it.
+4. It renames its own draft to driver.json, and then removes the claims.
 """
 
 import contextlib
@@ -16,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 _BEAT_S = 2.0
-_SILENCE_S = 30.0  # of a driver on another node, after which it is taken for dead
-_CLAIM_S = 10.0  # in which a driver that is alive has surely changed driver.json
+_SILENCE_S = 30.0  # a driver on another node counts as dead after this
+_NOBODY = "nobody"  # in place of a nonce, where there was no driver before
 
 
 class StudyBusyError(RuntimeError):
@@ -25,11 +35,12 @@ class StudyBusyError(RuntimeError):
 
 
 class Lease:
-    """The right to write one study directory, from its making to `end`.
+    """The right to write one study directory, from construction to `end`.
 
-    `job`: what the drivers of one Slurm job, which follow each other when it is requeued, have in
-    common. Raises StudyBusyError if another driver is at work; telling that it is not takes up to
-    30 s where it ran on another node and was killed. Raises OSError if nothing can be written.
+    `job`: the same for all drivers of one Slurm job, which run one after another when the job is
+    requeued. Raises StudyBusyError if another driver is at work. It takes up to 30 s to find that
+    none is, if the last driver ran on another node and was killed. Raises OSError if the directory
+    cannot be read or written.
     """
 
     def __init__(self, directory: Path, *, job: str | None) -> None:
@@ -37,65 +48,119 @@ class Lease:
         self._mine = _this_process() | {"job": job, "nonce": secrets.token_hex(8)}
         self._over = threading.Event()
         self.lost = False
-        while True:
-            other = read(directory)
-            if not _over(other, job) and _alive(self._path, other):
-                raise StudyBusyError(
-                    f"the study {directory.name} is being run by process {other.get('pid')} on "
-                    f"{other.get('host')}: wait for its end, or stop it first"
-                )
-            if self._replace(other):
-                break
+        self._take(job)
         self._heard = _now()  # at the latest when the others last heard of this driver
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raises StudyBusyError if another driver has taken over: to be called before the study
-        directory is written. Costs nothing unless this process has slept too long."""
+        """Raises StudyBusyError if another driver has taken over. Call it before each write to the
+        study directory: it costs nothing unless this process has slept for too long."""
         if _now() - self._heard > _SILENCE_S / 2:
             self.lost = self.lost or self._replaced()
         if self.lost:
-            raise StudyBusyError(
-                f"another driver has taken over the study {self._path.parent.name}"
-            )
+            raise self._taken_over()
 
-    def end(self) -> None:
-        """Gives it back, so that the next driver need not wait."""
+    def end(self, *, finished: bool = False) -> None:
+        """Gives the study back, so that the next driver need not wait; a second call does nothing.
+
+        `finished`: no work is left. Otherwise the study is saved and can be resumed.
+        """
+        if self._over.is_set():
+            return
         self._over.set()
         self._thread.join()
-        before = dict(self._mine)
-        self._mine["ended"] = round(time.time(), 3)
-        with contextlib.suppress(OSError):  # a full disk is the journal's to tell
-            self._replace(before)
-
-    def _replace(self, other: dict[str, Any]) -> bool:
-        """Writes this driver into driver.json in the place of `other`; False if somebody else was
-        quicker. One driver does this at a time."""
-        claim = self._path.with_name(".driver.claim")
+        nonce = self._mine["nonce"]
+        draft = self._draft(nonce, 0)
+        self._mine |= {"ended": round(time.time(), 3), "finished": finished}
         try:
-            claim.open("x").close()
-        except FileExistsError:
-            deadline = _now() + _CLAIM_S
-            while claim.exists():
-                time.sleep(0.02)
-                if _now() > deadline:  # it died in between
-                    claim.unlink(missing_ok=True)
-            return False
-        temporary = self._path.with_name(f".driver.{self._mine['nonce']}")
-        try:
-            if read(self._path.parent) != other:
-                return False
-            temporary.write_text(json.dumps(self._mine) + "\n")
-            temporary.replace(self._path)
-            return True
+            draft.write_text(json.dumps(self._mine) + "\n")
+            # In this order: the next driver makes its claim first, and then deletes this draft.
+            if read(self._path.parent).get("nonce") == nonce and not self._claim(nonce, 1).exists():
+                draft.rename(self._path)
+        except OSError:
+            pass  # the journal reports a full disk; and without its draft this driver was replaced
         finally:
-            temporary.unlink(missing_ok=True)
-            claim.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+
+    def _take(self, job: str | None) -> None:
+        mine = self._path.with_name(f".driver.{self._mine['nonce']}")
+        try:
+            while not self._follow(mine, job):
+                time.sleep(0.02)
+        finally:
+            mine.unlink(missing_ok=True)
+
+    def _follow(self, mine: Path, job: str | None) -> bool:
+        """Writes the draft `mine` and puts it in the place of driver.json; False if another process
+        was quicker.
+
+        The four steps are explained above. Raises StudyBusyError if another driver is at work.
+        """
+        before = _load(self._path)
+        nonce, number = _nonce(before), 1
+        while self._claim(nonce, number).exists():
+            number += 1
+        latest = before if number == 1 else _load(self._draft(nonce, number - 1))
+        just_claimed = number > 1 and not latest
+        if (just_claimed or not _over(latest, job)) and _alive(self._path, latest):
+            if just_claimed:
+                return False
+            raise StudyBusyError(
+                f"the study {self._path.parent.name} is being run by process {latest.get('pid')} "
+                f"on {latest.get('host')}: wait until it ends, or stop it first"
+            )
+        mine.write_text(json.dumps(self._mine) + "\n")  # first: a full disk leaves no claim behind
+        try:
+            self._claim(nonce, number).open("x").close()
+        except FileExistsError:
+            return False
+        draft = self._draft(nonce, number)
+        try:
+            mine.rename(draft)
+            return self._replace(nonce, number, draft, mine)
+        except FileNotFoundError:  # a later claim has deleted the draft
+            raise self._taken_over() from None
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _replace(self, nonce: str, number: int, draft: Path, mine: Path) -> bool:
+        """The steps that follow the claim. Raises FileNotFoundError if a later claim came first."""
+        if _nonce(_load(self._path)) != nonce:
+            draft.rename(mine)
+            self._claim(nonce, number).unlink(missing_ok=True)
+            return False
+        if self._claim(nonce, number + 1).exists():
+            raise self._taken_over()
+        for earlier in range(number):
+            self._draft(nonce, earlier).unlink(missing_ok=True)
+        draft.rename(self._path)
+        if _nonce(_load(self._path)) != self._mine["nonce"]:
+            raise self._taken_over()
+        with contextlib.suppress(OSError):
+            for claim in range(1, number + 1):
+                self._claim(nonce, claim).unlink(missing_ok=True)
+        return True
+
+    def _taken_over(self) -> StudyBusyError:
+        return StudyBusyError(f"another driver has taken over the study {self._path.parent.name}")
+
+    def _claim(self, nonce: str, number: int) -> Path:
+        """Whoever creates it is the `number`th process that wants to follow the driver `nonce`."""
+        return self._path.with_name(f".driver.{nonce}.{number}")
+
+    def _draft(self, nonce: str, number: int) -> Path:
+        """What that process will rename to driver.json; 0: what the driver `nonce` itself will."""
+        return self._path.with_name(f".driver.{nonce}.{number}.json")
 
     def _replaced(self) -> bool:
-        # A file that cannot be read for a moment says nothing.
-        return read(self._path.parent).get("nonce", self._mine["nonce"]) != self._mine["nonce"]
+        mine = self._mine["nonce"]
+        # A file system that cannot be read for a moment says nothing.
+        with contextlib.suppress(OSError):
+            there = read(self._path.parent).get("nonce", mine)
+            return there != mine or self._claim(mine, 1).exists()
+        return False
 
     def _beat(self) -> None:
         while not self._over.wait(_BEAT_S):
@@ -103,7 +168,7 @@ class Lease:
             if self._replaced():
                 self.lost = True
                 return
-            with contextlib.suppress(OSError):  # a full disk is the journal's to tell
+            with contextlib.suppress(OSError):  # the journal reports a full disk
                 os.utime(self._path)
                 self._heard = now
 
@@ -114,29 +179,59 @@ def _now() -> float:
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """Who drives the study, or did last; {} if nobody has."""
+    """The driver that runs the study, or ran it last; {} if there was none."""
     try:
-        return json.loads((directory / "driver.json").read_text())
-    except (OSError, ValueError):
+        return _load(directory / "driver.json")
+    except OSError:
         return {}
 
 
+def _load(path: Path) -> dict[str, Any]:
+    """A driver as it described itself; {} if there is none. Raises OSError if it cannot be read."""
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _nonce(driver: dict[str, Any]) -> str:
+    return str(driver.get("nonce", _NOBODY))
+
+
 def _over(other: dict[str, Any], job: str | None) -> bool:
-    """Whether it says itself that it has ended, or cannot but have."""
+    """Whether the driver says itself that it has ended, or must have."""
     # Slurm starts a job again only when its earlier run is over.
     return not other or "ended" in other or (job is not None and other.get("job") == job)
 
 
 def _alive(path: Path, other: dict[str, Any]) -> bool:
-    here = _this_process()
-    if all(other.get(name) == here[name] for name in ("boot", "pids")):
-        return _began(other["pid"]) == other["began"]
-    before, deadline = path.stat().st_mtime_ns, time.monotonic() + _SILENCE_S
+    """Whether the driver is alive. If it ran elsewhere, its file is watched until it is touched,
+    30 s at most: no clocks are compared."""
+    if (alive := _alive_here(other)) is not None:
+        return alive
+    before, deadline = _modified(path), time.monotonic() + _SILENCE_S
     while time.monotonic() < deadline:
         time.sleep(0.5)
-        if path.stat().st_mtime_ns != before:
+        if _modified(path) != before:
             return True
     return False
+
+
+def _alive_here(other: dict[str, Any]) -> bool | None:
+    """Whether the driver is a process of this machine, and of this container; None if it is not for
+    this machine to say."""
+    here = _this_process()
+    if any(other.get(name) != here[name] for name in ("boot", "pids")):
+        return None
+    return _began(other["pid"]) == other["began"]
+
+
+def _modified(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _this_process() -> dict[str, Any]:
@@ -145,16 +240,16 @@ def _this_process() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": pid,
         "began": _began(pid),
-        # Of which machine, since it was last started, and of which container that number is.
+        # The machine, since it was last started, and the container in which that pid counts.
         "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         "pids": str(Path("/proc/self/ns/pid").readlink()),
     }
 
 
 def _began(pid: int) -> int | None:
-    """When the process began, in ticks since the machine did; None if there is none of that id."""
+    """When the process began, in ticks since the machine did; None if there is no such process."""
     try:
-        # Behind the name, which is in brackets and may hold anything.
+        # After the name, which is in brackets and may hold anything.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,11 +18,34 @@ from siftune.lease import Lease, StudyBusyError
 from siftune.study import read
 
 TUNE = Path(__file__).parents[2] / "entrypoints/tune.py"
-# Says whether it got the lease of a study, and keeps it until its input is closed.
+# Says whether it got the lease of a study, and keeps it until its input is closed. Then it gives it
+# back if it has an option. The option says what happens when driver.json is about to be replaced:
+# "killed" and "asleep" are what they say, and "slow" is a busy file system.
 HOLDER = """
-import sys
+import os, signal, sys, time
 from pathlib import Path
+from siftune import lease
 from siftune.lease import Lease, StudyBusyError
+
+def hook(option):
+    def before(function):
+        def call(path, target):
+            if Path(target).name == "driver.json":
+                if option == "slow":
+                    time.sleep(0.5)
+                else:
+                    print("here", flush=True)
+                    os.kill(os.getpid(), signal.SIGKILL if option == "killed" else signal.SIGSTOP)
+            return function(path, target)
+        return call
+    Path.rename, Path.replace = before(Path.rename), before(Path.replace)
+
+option, end = sys.argv[2], sys.argv[3] == "end"
+if option == "asleep":  # for the others it is on another machine: it may only be watched
+    here = lease._this_process()
+    lease._this_process = lambda: here | {"boot": "other"}
+if option and not end:
+    hook(option)
 print("ready", flush=True)
 sys.stdin.readline()
 try:
@@ -31,17 +55,21 @@ except StudyBusyError:
 else:
     print("won", flush=True)
     sys.stdin.read()
+    if end:
+        hook(option)
+        held.end()
+        print("ended", flush=True)
 """
 
 
 @pytest.fixture
-def holder(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+def holder(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a process that will try for the lease of the study in tmp_path, once told."""
     processes = []
 
-    def start() -> subprocess.Popen[str]:
+    def start(option: str = "", when: str = "begin") -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(tmp_path)],
+            [sys.executable, "-c", HOLDER, str(tmp_path), option, when],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -53,7 +81,10 @@ def holder(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     yield start
     for process in processes:
         process.kill()
-        process.communicate()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            assert stream is not None
+            stream.close()
 
 
 def go(process: subprocess.Popen[str]) -> None:
@@ -91,10 +122,16 @@ def beating(tmp_path: Path) -> Iterator[None]:
     thread.join()
 
 
-@pytest.mark.parametrize("before", ["nobody", "killed", "ended"])
+@pytest.mark.parametrize("before", ["nobody", "killed", "ended", "killed while it took over"])
+@pytest.mark.parametrize("disk", ["", "slow"])
 def test_of_many_drivers_at_once_one_wins(
-    holder: Callable[[], subprocess.Popen[str]], tmp_path: Path, before: str
+    holder: Callable[..., subprocess.Popen[str]], tmp_path: Path, before: str, disk: str
 ) -> None:
+    if before == "killed while it took over":
+        first = holder("killed")
+        go(first)
+        assert said(first) == "here"
+        first.wait()
     if before == "killed":
         first = holder()
         go(first)
@@ -103,20 +140,77 @@ def test_of_many_drivers_at_once_one_wins(
         first.wait()
     if before == "ended":
         Lease(tmp_path, job=None).end()
-    processes = [holder() for _ in range(6)]
+    processes = [holder(disk) for _ in range(12)]
     for process in processes:
         go(process)
-    assert sorted(map(said, processes)) == ["busy"] * 5 + ["won"]
+    answers = {process.pid: said(process) for process in processes}
+    assert sorted(answers.values()) == ["busy"] * 11 + ["won"]
+    assert answers[lease.read(tmp_path)["pid"]] == "won"
     assert [path.name for path in tmp_path.iterdir()] == ["driver.json"]
 
 
-def test_a_driver_that_died_while_it_took_over_keeps_nobody_out(
+@pytest.mark.parametrize("when", ["begin", "end"])
+def test_a_driver_that_falls_asleep_before_it_writes_driver_json_does_not_write_it_later(
+    holder: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+) -> None:
+    monkeypatch.setattr(lease, "_SILENCE_S", 1.0)
+    asleep = holder("asleep", when)
+    go(asleep)
+    if when == "end":
+        assert said(asleep) == "won"
+        assert asleep.stdin is not None
+        asleep.stdin.close()
+    assert said(asleep) == "here"
+    mine = Lease(tmp_path, job=None)
+    asleep.send_signal(signal.SIGCONT)
+    assert said(asleep) == ("busy" if when == "begin" else "ended")
+    assert lease.read(tmp_path)["pid"] == os.getpid()
+    mine.check()
+    mine.end()
+    assert lease.read(tmp_path)["pid"] == os.getpid()
+    assert [path.name for path in tmp_path.iterdir()] == ["driver.json"]
+
+
+def test_a_driver_that_died_before_it_said_who_it_is_keeps_nobody_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "_CLAIM_S", 0.2)
-    (tmp_path / ".driver.claim").touch()
+    monkeypatch.setattr(lease, "_SILENCE_S", 1.0)
+    (tmp_path / ".driver.nobody.1").touch()
     Lease(tmp_path, job=None).end()
     assert "ended" in lease.read(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["driver.json"]
+
+
+def test_a_claim_on_a_driver_that_was_replaced_meanwhile_is_void(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system is slow: between the look at driver.json and the claim another one wins."""
+    first: list[Lease] = []
+    over = lease._over
+
+    def look(other: dict[str, Any], job: str | None) -> bool:
+        if not first:
+            monkeypatch.setattr(lease, "_over", over)
+            first.append(Lease(tmp_path, job=None))
+        return over(other, job)
+
+    monkeypatch.setattr(lease, "_over", look)
+    with pytest.raises(StudyBusyError, match="is being run by process"):
+        Lease(tmp_path, job=None)
+    first[0].check()
+    first[0].end()
+    assert [path.name for path in tmp_path.iterdir()] == ["driver.json"]
+
+
+def test_ending_says_whether_work_is_left_and_only_once(tmp_path: Path) -> None:
+    for finished in (True, False):
+        driver = Lease(tmp_path, job=None)
+        driver.end(finished=finished)
+        driver.end(finished=not finished)
+        assert lease.read(tmp_path)["finished"] is finished
 
 
 def test_a_driver_elsewhere_that_is_heard_of_is_not_disturbed(
@@ -194,7 +288,7 @@ def test_a_moment_without_the_file_system_is_no_loss(
 
 @pytest.mark.parametrize("place", ["this machine", "another machine"])
 def test_the_command_refuses_a_study_that_is_being_run(
-    holder: Callable[[], subprocess.Popen[str]],
+    holder: Callable[..., subprocess.Popen[str]],
     tmp_path: Path,
     request: pytest.FixtureRequest,
     place: str,
