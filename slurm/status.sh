@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# The queue, each study, and what the site has to show. Needs no Python: it reads what the study
-# writes every few seconds. Reads STUDY, SITE and RESULTS of the environment.
+# Shows the queue, each study, and what the site has to show. Needs no Python: it reads the files that
+# a study writes every few seconds. Reads STUDY, SITE and RESULTS from the environment.
 set -euo pipefail
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly PROJECT
 source "$PROJECT/slurm/lib.sh"
+
+readonly SILENCE_S=30 # a driver on another node counts as dead after this, as in src/siftune/lease.py
 
 main() {
     local results=${RESULTS:-results} study shown=0
@@ -32,28 +34,94 @@ main() {
 
 # show DIRECTORY: one study in two lines
 show() {
-    local directory=$1 metric real
-    printf '%s: ' "${directory##*/}"
+    local directory=$1 metric real state under_way=unfinished gpus=''
+    state=$(life "$directory")
     if [[ ! -e $directory/summary.json ]]; then
-        echo "starting"
+        echo "${directory##*/}: $state, no trial has begun"
         return
+    fi
+    if [[ $state == running* ]]; then
+        under_way=running
+        gpus="$(number "$directory/summary.json" gpus_busy) of $(number "$directory/summary.json" gpus) GPUs taken, "
     fi
     real=$(number "$directory/summary.json" gpu_utilisation)
     real=${real#null}
-    printf '%s completed, %s pruned, %s failed, %s running; %s of %s GPUs taken, slots busy %s of the time%s\n' \
+    printf '%s: %s completed, %s pruned, %s failed, %s %s; %s; %sslots busy %s of the time%s\n' "${directory##*/}" \
         "$(number "$directory/summary.json" completed)" "$(number "$directory/summary.json" pruned)" \
-        "$(number "$directory/summary.json" failed)" "$(number "$directory/summary.json" running)" \
-        "$(number "$directory/summary.json" gpus_busy)" "$(number "$directory/summary.json" gpus)" \
-        "$(number "$directory/summary.json" busy_fraction)" "${real:+, GPUs busy $real of it}"
+        "$(number "$directory/summary.json" failed)" "$(number "$directory/summary.json" running)" "$under_way" \
+        "$state" "$gpus" "$(number "$directory/summary.json" busy_fraction)" "${real:+, GPUs busy $real of it}"
     [[ -e $directory/best.json ]] || return 0
     metric=$(sed -n 's/^metric: //p' "$directory/study.yaml")
     printf '  best %s %s in trial %s, epoch %s\n' "$metric" "$(number "$directory/best.json" "$metric")" \
         "$(number "$directory/best.json" trial)" "$(number "$directory/best.json" epoch)"
 }
 
-# number FILE KEY: the last value of KEY in a file of ours, one entry a line
+# life DIRECTORY: whether the study is running, and if not, what to do. The words are those of History.life in
+# src/siftune/history.py, and the rules those of look in src/siftune/lease.py.
+life() {
+    local directory=$1 driver=$1/driver.json resume="(resume with --resume ${1##*/})" clock='' seen=$1/study.yaml now ago
+    if [[ -n $(number "$driver" ended) ]]; then
+        if is_complete "$directory"; then echo finished; else echo "saved $resume"; fi
+        return
+    fi
+    [[ ! -e $directory/trials.jsonl ]] || seen=$directory/trials.jsonl
+    [[ ! -e $driver ]] || seen=$driver
+    now=$(now "$directory") || { now=$(date +%s) && clock=", by this machine's clock"; }
+    ago=$((now - $(stat -c %Y "$seen")))
+    if is_here "$driver"; then
+        is_process "$driver" && echo running && return
+    elif [[ -n $(number "$driver" nonce) ]] && ((-SILENCE_S <= ago && ago <= SILENCE_S)); then
+        echo "running$clock"
+        return
+    fi
+    if is_complete "$directory"; then echo finished; else echo "dead since $(duration "$ago") ago$clock $resume"; fi
+}
+
+# is_complete DIRECTORY: whether the study has no work left
+is_complete() {
+    local begun ended trials
+    [[ $(number "$1/driver.json" finished) != true ]] || return 0
+    begun=$(grep -cs '^{"event": "start"' "$1/trials.jsonl") || true
+    ended=$(grep -cs '^{"event": "end"' "$1/trials.jsonl") || true
+    trials=$(sed -n 's/^trials: \([0-9]*\)$/\1/p' "$1/study.yaml")
+    ((${ended:-0} == ${begun:-0} && ${ended:-0} >= ${trials:-0}))
+}
+
+# is_here DRIVER: whether its process is one of this machine, since it was started, and of no other container
+is_here() {
+    [[ $(number "$1" boot) == "$(< /proc/sys/kernel/random/boot_id)" && $(number "$1" pids) == "$(readlink /proc/self/ns/pid)" ]]
+}
+
+# is_process DRIVER: whether this machine has such a process, and it began when the driver did
+is_process() {
+    local -a fields
+    IFS= read -r fields 2>/dev/null < "/proc/$(number "$1" pid)/stat" || return 1
+    read -r -a fields <<< "${fields##*)}" # the name before it may hold anything
+    [[ ${fields[0]} != [ZX] && ${fields[19]} == "$(number "$1" began)" ]]
+}
+
+# now DIRECTORY: the time that a file gets which is written there now
+now() {
+    local file
+    file=$(mktemp "$1/.now-XXXXXX" 2>/dev/null) || return
+    stat -c %Y "$file"
+    rm "$file"
+}
+
+# duration SECONDS: the words of duration in src/siftune/history.py
+duration() {
+    LC_ALL=C awk -v s="$(($1 > 0 ? $1 : 0))" 'BEGIN {
+        if (s < 90) printf "%d s", s
+        else if (s < 3570) printf "%.0f min", s / 60
+        else if (s < 3 * 86400) printf "%.3g h", s / 3600
+        else printf "%.3g days", s / 86400
+    }'
+}
+
+# number FILE KEY: the last value of KEY in a JSON file of the study's, if there is one
 number() {
-    awk -v key="\"$2\":" '$1 == key {gsub(/[",]/, "", $2); found = $2} END {print found}' "$1"
+    [[ -r $1 ]] || return 0
+    tr '{},' '[\n*]' < "$1" | awk -v key="\"$2\":" '$1 == key {gsub(/"/, "", $2); found = $2} END {print found}'
 }
 
 main

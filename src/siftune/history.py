@@ -4,14 +4,16 @@ Neither Ray nor torch is imported, and no searcher: this answers at once, on any
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from siftune import journal
+from siftune import journal, lease
 from siftune.errors import UsageError
-from siftune.journal import Trial
+from siftune.journal import STATES, Trial
+from siftune.lease import Life, Seen
 from siftune.space import Config
 from siftune.study import Study, read, read_yaml
 
@@ -44,6 +46,7 @@ class History:
     began: float | None = None  # the first event's time
     heard: dict[str, float] = field(default_factory=dict)  # of each trial: its last event's time
     summary: dict[str, Any] = field(default_factory=dict)  # summary.json, {} before it is written
+    driver: Seen = field(default_factory=lambda: Seen(Life.DEAD))
 
     @property
     def best(self) -> Epoch | None:
@@ -54,10 +57,35 @@ class History:
         """When the last event was; None before the first."""
         return max(self.heard.values(), default=None)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every trial has begun and ended."""
+        ended = all(trial.state in STATES for trial in self.trials.values())
+        return ended and len(self.trials) >= (self.study.trials or 0)
+
+    @property
+    def is_running(self) -> bool:
+        return self.driver.life is Life.RUNNING
+
+    def life(self) -> str:
+        """Whether the study is running, and if not, what to do. slurm/status.sh says the same."""
+        clock = ", by this machine's clock" if self.driver.by_clock else ""
+        resume = f"(resume with --resume {self.directory.name})"
+        if self.driver.life is Life.SAVED:
+            return f"saved {resume}"
+        if self.driver.life is Life.DEAD:
+            return f"dead since {duration(self.driver.ago_s)} ago{clock} {resume}"
+        return self.driver.life.value + clock
+
+    def state(self, trial: Trial) -> str:
+        """The state of a trial. None is running in a study that is not."""
+        return trial.state if trial.state in STATES or self.is_running else "unfinished"
+
     def states(self) -> str:
         """As `6 completed, 5 pruned, 1 running of 12 trials`."""
-        known = [trial.state for trial in self.trials.values()]
-        counted = [f"{known.count(s)} {s}" for s in (*journal.STATES, "running") if s in known]
+        known = Counter(self.state(trial) for trial in self.trials.values())
+        names = [*STATES, *sorted(known.keys() - set(STATES), reverse=True)]
+        counted = [f"{known[state]} {state}" for state in names if known[state]]
         return f"{', '.join(counted) or '0 begun'} of {self.study.trials} trials"
 
     def better(self, epoch: Epoch, than: Epoch | None) -> bool:
@@ -91,6 +119,7 @@ def load(directory: Path) -> History:
             found.tops[trial.trial] = epoch
         if found.better(epoch, found.best):
             found.records.append(epoch)
+    found.driver = lease.look(directory, complete=found.complete)
     return found
 
 

@@ -159,6 +159,7 @@ def _run(
                 print(f"see to that, then --resume {study.name}", file=sys.stderr)
                 return FAILED
     log.close()
+    driver.end(finished=progress.done)  # before the report, which says so
     _write_report(directory)
     return _conclude(progress, directory)
 

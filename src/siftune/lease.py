@@ -16,12 +16,15 @@ A process that wants to follow the driver whose nonce is N does this:
 """
 
 import contextlib
+import enum
 import json
 import os
 import secrets
 import socket
+import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +174,68 @@ class Lease:
             with contextlib.suppress(OSError):  # the journal reports a full disk
                 os.utime(self._path)
                 self._heard = now
+
+
+class Life(enum.Enum):
+    """What became of a study: whether a driver runs it, or how the last one left it."""
+
+    RUNNING = "running"
+    SAVED = "saved"  # its driver ended by itself, with work left
+    DEAD = "dead"  # its driver ended without a word, with work left
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look at driver.json tells about a study.
+
+    `ago_s`: how long a dead driver has been silent. `by_clock`: whether that follows from this
+    machine's clock, because the study directory cannot be written.
+    """
+
+    life: Life
+    ago_s: float = 0.0
+    by_clock: bool = False
+
+
+def look(directory: Path, *, complete: bool) -> Seen:
+    """Says whether a driver runs the study. `complete`: its journal has no work left.
+
+    Answers at once: a driver on another node counts as dead when it has not touched driver.json for
+    30 s by the clock of the file system. slurm/status.sh does the same without Python.
+    """
+    driver = read(directory)
+    if "ended" in driver:
+        return Seen(Life.FINISHED if complete or driver.get("finished") else Life.SAVED)
+    now, by_clock = _file_system_time(directory)
+    ago_s = now - _last_sign(directory)
+    if driver and (alive := _alive_here(driver)) is not None:
+        by_clock = False
+    else:
+        # A time far in the future says no more than one far in the past.
+        alive = bool(driver) and abs(ago_s) <= _SILENCE_S
+    if alive:
+        return Seen(Life.RUNNING, by_clock=by_clock)
+    if complete:
+        return Seen(Life.FINISHED)
+    return Seen(Life.DEAD, max(0.0, ago_s), by_clock)
+
+
+def _last_sign(directory: Path) -> float:
+    """When the study was last heard of, in s since 1970. Studies of earlier versions have no
+    driver.json."""
+    names = ("driver.json", "trials.jsonl", "study.yaml")
+    return next((path.stat().st_mtime for n in names if (path := directory / n).exists()), 0.0)
+
+
+def _file_system_time(directory: Path) -> tuple[float, bool]:
+    """The time that a file gets which is written there now, and False; the time by this machine's
+    clock, and True, if nothing can be written there."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".now-", dir=directory) as file:
+            return os.fstat(file.fileno()).st_mtime, False
+    except OSError:
+        return time.time(), True
 
 
 def _now() -> float:

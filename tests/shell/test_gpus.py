@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from siftune.lease import Lease
 from siftune.utilisation import Usage, watched
 
 ROOT = Path(__file__).parents[2]
@@ -171,7 +172,9 @@ def test_make_status_has_both_figures(tmp_path: Path, real: float | None, words:
     (study / "study.yaml").touch()
     summary = {"gpus": 2, "gpus_busy": 2, "busy_fraction": 0.97, "gpu_utilisation": real}
     (study / "summary.json").write_text(json.dumps(summary, indent=2))
+    driver = Lease(study, job=None)
     done = subprocess.run(
         [ROOT / "slurm" / "status.sh"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
+    driver.end()
     assert f"2 of 2 GPUs taken, slots {words}" in done.stdout

@@ -1,12 +1,15 @@
 """A study directory written event by event, for what reads one."""
 
 import itertools
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from siftune import lease
 from siftune.journal import Journal
 from siftune.study import read
 
@@ -37,6 +40,14 @@ class Written:
     def event(self, event: str, trial: str, *, after: float = 1.0, **content: Any) -> None:
         self.now += after
         self._log.append({"event": event, "trial": trial, **content, "time": self.now})
+
+    def driver(self, *, silent_s: float = 0.0, **content: Any) -> None:
+        """Writes driver.json, last touched so long ago; of this process unless told otherwise."""
+        path = self.directory / "driver.json"
+        content = lease._this_process() | {"job": None, "nonce": "n"} | content
+        path.write_text(json.dumps(content) + "\n")
+        touched = path.stat().st_mtime - silent_s
+        os.utime(path, (touched, touched))
 
     def start(self, **config: Any) -> str:
         trial = f"{next(self._names):04d}"

@@ -64,6 +64,7 @@ def ended(written: Written) -> Path:
     study.trial(4.0, state="pruned", depth=3)
     study.trial(2.5, state="failed", lr=1e-3)
     study.trial(2.7, state=None)
+    study.driver()
     return study.directory
 
 
@@ -89,6 +90,8 @@ def test_a_study_without_a_trial_and_one_without_an_epoch(written: Written) -> N
     study = written()
     assert "No trial has begun yet." in " ".join(page(study.directory).words)
     study.start()
+    assert "1 unfinished of 4" in " ".join(page(study.directory).words)
+    study.driver()
     assert "1 running of 4" in " ".join(page(study.directory).words)
 
 

@@ -1,6 +1,7 @@
-"""What status says of a study follows from its journal and the time."""
+"""What status says of a study follows from its journal, its driver and the time."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ def test_a_running_study_says_what_runs_where_and_how_long_it_is_silent(written:
     study.trial(0.2, state="pruned")
     running = study.start()
     study.epoch(running, 1, 0.7, gpu="1")
+    study.driver()
     assert said(study, later=12) == [
         "study: 1 completed, 1 pruned, 1 running of 4 trials; running, last event 12 s ago",
         "  best accuracy 0.9 in trial 0001, epoch 2",
@@ -37,25 +39,38 @@ def test_busy_slots_are_those_of_the_summary(written: Written) -> None:
     assert "  8 slots busy 88 % of the time" in said(study)
 
 
-def test_a_study_is_silent_when_three_epochs_would_have_passed(written: Written) -> None:
+def test_the_state_is_the_drivers_and_not_the_age_of_the_last_event(written: Written) -> None:
+    """An epoch may take hours, and a driver may die in the first second."""
     study = written()
-    study.epoch(study.start(), 1, 1.0, seconds=600.0)
-    assert "; running, last event 25 min ago" in said(study, later=1500)[0]
-    assert "; silent, last event 40 min ago" in said(study, later=2400)[0]
-    assert said(study, later=2400)[0].endswith("go on with --resume study")
-
-
-def test_a_study_that_is_done_is_not_silent(written: Written) -> None:
-    study = written(trials=1)
-    study.trial(1.0)
-    assert (
-        said(study, later=1e6)[0]
-        == "study: 1 completed of 1 trials; done, last event 11.6 days ago"
+    study.epoch(study.start(), 1, 1.0)
+    study.driver()
+    line = "study: 1 running of 4 trials; running, last event 2.78 h ago"
+    assert said(study, later=10_000)[0] == line
+    study.driver(began=1)  # another process had that pid
+    assert re.fullmatch(
+        r"study: 1 unfinished of 4 trials; dead since \d s ago \(resume with --resume study\), "
+        "last event 0 s ago",
+        said(study)[0],
     )
 
 
+def test_a_study_is_saved_or_finished_once_its_driver_has_ended(written: Written) -> None:
+    study = written(trials=1)
+    trial = study.start()
+    study.driver(ended=1.0, finished=False)
+    resume = "saved (resume with --resume study), last event 0 s ago"
+    assert said(study)[0] == f"study: 1 unfinished of 1 trials; {resume}"
+    study.epoch(trial, 1, 1.0)
+    study.event("end", trial, state="completed")
+    study.driver(ended=1.0, finished=True)
+    finished = "study: 1 completed of 1 trials; finished, last event 11.6 days ago"
+    assert said(study, later=1e6)[0] == finished
+
+
 def test_nothing_has_begun(written: Written) -> None:
-    assert said(written()) == ["study: 0 begun of 4 trials; no trial has begun"]
+    study = written()
+    study.driver()
+    assert said(study) == ["study: 0 begun of 4 trials; running, no trial has begun"]
 
 
 def test_each_study_is_a_paragraph_and_one_that_cannot_be_read_hides_no_other(

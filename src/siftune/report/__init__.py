@@ -64,7 +64,10 @@ def _head(found: History) -> Markup:
         f"{study.mode}imum: searcher {study.searcher}, scheduler {study.scheduler}, seed "
         f"{study.seed}; {study.cpus_per_trial:g} CPU and {study.gpus_per_trial or 0:g} GPU a trial."
     )
-    written = f"Written {_clock(time.time())}; the last event is of {_clock(found.last)}."
+    written = (
+        f"Written {_clock(time.time())}. State at that time: {found.life()}. "
+        f"The last event is from {_clock(found.last)}."
+    )
     cards = [("trials", found.states().replace(" trials", ""))]
     if best:
         label = f"best {study.metric}, trial {best.trial}, epoch {best.epoch}"
@@ -133,7 +136,7 @@ def _row(found: History, trial: Trial) -> Markup:
     top = found.tops.get(trial.trial)
     best = [short(top.value), f"epoch {top.epoch}"] if top else ["–", "–"]
     numbers = [*best, trial.epoch, duration(trial.seconds)]
-    state = trial.state + (f", {trial.restarts} restarts" if trial.restarts else "")
+    state = found.state(trial) + (f", {trial.restarts} restarts" if trial.restarts else "")
     config = top.config if top else trial.config
     words = (short(history.place(trial)), short(" ".join(settings(config, found.study)), most=400))
     cells = [tag("td", trial.trial), tag("td", state)]

@@ -85,7 +85,7 @@ def curves(found: History) -> Markup:
         epochs = sorted(found.trials[name].epochs.items())
         points = [(epoch, metrics[found.study.metric]) for epoch, metrics in epochs]
         draw = drawn.line if len(points) > 1 else drawn.dots
-        title = f"trial {name}, {found.trials[name].state}"
+        title = f"trial {name}, {found.state(found.trials[name])}"
         draw(_thin(points, _POINTS // len(shown)), kind(found, name), title)
     caption = "Every trial, epoch by epoch. What is far worse than most is drawn at the edge."
     return _figure(drawn, join(caption, _key(found)))
@@ -99,7 +99,11 @@ def _layer(found: History, trial: str) -> int:
 def _key(found: History) -> Markup:
     there = {kind(found, trial) for trial in found.trials}
     kinds = [k for k in ("best", *STATES, "running") if k in there]
-    return join(*(join(tag("i", class_="key", style=f"background:var(--{k})"), k) for k in kinds))
+    words = {} if found.is_running else {"running": "unfinished"}
+    keys = (
+        (tag("i", class_="key", style=f"background:var(--{k})"), words.get(k, k)) for k in kinds
+    )
+    return join(*(join(*key) for key in keys))
 
 
 def timeline(found: History) -> Markup:

@@ -1,0 +1,189 @@
+"""`make status` and entrypoints/status.py say the same about a study, and neither calls a study
+without a live driver running."""
+
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siftune import history, lease, report
+from tests.unit.conftest import Written
+
+ROOT = Path(__file__).parents[2]
+ELSEWHERE = {"host": "node7", "boot": "other", "pid": 1}
+GONE = {"began": 1}  # a process of this machine that had this pid
+RESUME = "(resume with --resume study)"
+HOUR = 3600.0
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Written:
+    """A study of two trials, one of them under way, as its driver last wrote it."""
+    found = Written(tmp_path / "results" / "study", trials=2)
+    found.trial(0.5)
+    found.trial(0.7, state=None)
+    summary = {"trials": {"completed": 1, "pruned": 0, "failed": 0, "running": 1}}
+    summary |= {"slots": 2, "gpus": 2, "gpus_busy": 1, "busy_fraction": 0.9}
+    summary |= dict.fromkeys(("wall_s", "suggest_s", "suggest_wait_s"), 60.0)
+    (found.directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return found
+
+
+def shell(study: Written, **environment: str) -> str:
+    done = subprocess.run(
+        [ROOT / "slurm" / "status.sh"],
+        cwd=study.directory.parents[1],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout.partition("\n")[2]
+
+
+def python(study: Written) -> str:
+    done = subprocess.run(
+        [sys.executable, ROOT / "entrypoints" / "status.py"],
+        cwd=study.directory.parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def page(study: Written) -> str:
+    """The words of the report."""
+    text = report.write(study.directory).read_text().partition("</style>")[2]
+    return html.unescape(re.sub("<[^>]*>", " ", text))
+
+
+# Where each of them has the state of the study.
+PLACES = (
+    r"failed, \d \w+; ([^;\n]+); ",
+    r"trials; (.+), last event",
+    r"State at that time: (.+?)\. The last",
+)
+Change = Callable[[Written], Any]
+CASES: dict[str, tuple[Change, str]] = {
+    "here": (lambda s: s.driver(silent_s=HOUR), "running"),
+    "here, killed": (lambda s: s.driver(**GONE), f"dead since 0 s ago {RESUME}"),
+    "elsewhere": (lambda s: s.driver(silent_s=5, **ELSEWHERE), "running"),
+    "elsewhere, killed": (
+        lambda s: s.driver(silent_s=600, **ELSEWHERE),
+        f"dead since 10 min ago {RESUME}",
+    ),
+    "elsewhere, long ago": (
+        lambda s: s.driver(silent_s=9 * HOUR, **ELSEWHERE),
+        f"dead since 9 h ago {RESUME}",
+    ),
+    "in another container": (
+        lambda s: s.driver(silent_s=600, pids="pid:[1]"),
+        f"dead since 10 min ago {RESUME}",
+    ),
+    "a clock that is ahead": (
+        lambda s: s.driver(silent_s=-HOUR, **ELSEWHERE),
+        f"dead since 0 s ago {RESUME}",
+    ),
+    "saved": (lambda s: s.driver(ended=1.5, finished=False), f"saved {RESUME}"),
+    "saved by an earlier version": (lambda s: s.driver(ended=1.5), f"saved {RESUME}"),
+    "finished": (
+        lambda s: (s.event("end", "0002", state="failed"), s.driver(ended=1.5, finished=True)),
+        "finished",
+    ),
+    "finished by an earlier version": (
+        lambda s: (s.event("end", "0002", state="failed"), s.driver(ended=1.5)),
+        "finished",
+    ),
+    "finished with fewer trials, for want of configs": (
+        lambda s: s.driver(ended=1.5, finished=True),
+        "finished",
+    ),
+    "killed after the last trial": (
+        lambda s: (s.event("end", "0002", state="pruned"), s.driver(**GONE)),
+        "finished",
+    ),
+    "of a version without driver.json": (lambda s: None, f"dead since 0 s ago {RESUME}"),
+    "of a version without driver.json, finished": (
+        lambda s: s.event("end", "0002", state="pruned"),
+        "finished",
+    ),
+    "a driver.json that is none": (
+        lambda s: (s.directory / "driver.json").write_text("{"),
+        f"dead since 0 s ago {RESUME}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "state"), CASES.values(), ids=CASES)
+def test_both_commands_and_the_page_say_whether_a_study_is_running(
+    study: Written, change: Change, state: str
+) -> None:
+    before = {path.name for path in study.directory.iterdir()}
+    change(study)
+    texts = [shell(study), python(study), page(study)]
+    found = [re.search(pattern, text) for pattern, text in zip(PLACES, texts, strict=True)]
+    said = [re.sub(r"since \d s", "since 0 s", match[1]) for match in found if match]
+    assert said == [state] * 3
+    assert ["running" in text for text in texts] == [state == "running"] * 3
+    added = {path.name for path in study.directory.iterdir()} - before
+    assert added <= {"driver.json", "report.html"}
+
+
+def test_gpus_are_taken_by_a_running_study_alone(study: Written) -> None:
+    study.driver()
+    assert "0 failed, 1 running; running; 1 of 2 GPUs taken, slots busy 0.9" in shell(study)
+    study.driver(**GONE)
+    assert re.search(r"0 failed, 1 unfinished; dead .*\); slots busy 0.9", shell(study))
+
+
+def test_a_study_without_a_trial_says_so(tmp_path: Path) -> None:
+    study = Written(tmp_path / "results" / "study")
+    study.driver()
+    assert shell(study) == "study: running, no trial has begun\n"
+    assert python(study) == "study: 0 begun of 4 trials; running, no trial has begun\n"
+
+
+@pytest.mark.parametrize("seconds", [0, 89, 90, 3000, 3569, 3570, 9999, 259199, 259200, 10**7])
+def test_both_write_durations_alike(seconds: int) -> None:
+    script = (ROOT / "slurm" / "status.sh").read_text().partition("# duration")[2]
+    function = script.partition("\n")[2].partition("\n}\n")[0]
+    command = f"{function}\n}}\nduration {seconds}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == history.duration(seconds)
+
+
+def test_both_wait_as_long_as_the_next_driver_does() -> None:
+    script = (ROOT / "slurm" / "status.sh").read_text()
+    assert f"readonly SILENCE_S={lease._SILENCE_S:.0f} " in script
+
+
+def test_where_the_directory_cannot_be_written_this_machines_clock_is_taken_and_said(
+    study: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuses = tmp_path / "bin" / "mktemp"
+    refuses.parent.mkdir()
+    refuses.write_text("#!/bin/sh\nexit 1\n")
+    refuses.chmod(0o755)
+
+    def refuse(**words: Any) -> Any:
+        raise PermissionError
+
+    monkeypatch.setattr(lease.tempfile, "NamedTemporaryFile", refuse)
+    for silent_s, state in (
+        (600, f"dead since 10 min ago, by this machine's clock {RESUME}"),
+        (5, "running, by this machine's clock"),
+    ):
+        study.driver(silent_s=silent_s, **ELSEWHERE)
+        assert history.load(study.directory).life() == state
+        assert f"; {state}; " in shell(study, PATH=f"{refuses.parent}:{os.environ['PATH']}")
+    study.driver()  # a process of this machine: no clock is needed
+    assert history.load(study.directory).life() == "running"
