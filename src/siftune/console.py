@@ -1,13 +1,16 @@
 """What a person sees while a study runs: a live table on a terminal, lines in a log file."""
 
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from siftune.journal import Event, Trial
-from siftune.progress import Progress
+from siftune.journal import STATES, Event, Trial
+from siftune.progress import Best, Progress
+from siftune.space import Config, Space
 from siftune.study import Study
 
 _ROWS = 16  # trials that the table shows
@@ -45,7 +48,7 @@ class Lines:
 
     def _what(self, event: Event, trial: Trial, progress: Progress) -> str:
         if event["event"] == "start":
-            return f"start {_settings(trial, progress)}"
+            return f"start {_settings(trial.config, progress.study.space)}"
         if event["event"] == "epoch":
             metrics = " ".join(f"{k}={_short(v)}" for k, v in event["metrics"].items())
             best = progress.best
@@ -62,15 +65,32 @@ class Lines:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What the table shows of one trial."""
+
+    trial: str
+    state: str
+    epoch: int
+    value: Any  # of the metric, at that epoch
+    config: Config
+
+
 class Table:
-    """One table, redrawn in place: trials, epochs, best so far, time left."""
+    """One table, redrawn in place: trials, epochs, best so far, time left.
+
+    rich draws it in a thread of its own, while the driver changes the trials. So each event copies
+    what it has changed, and only the copies are drawn.
+    """
 
     def __init__(self, study: Study) -> None:
         from rich.console import Console
         from rich.live import Live
 
         self._study = study
-        self._progress: Progress | None = None
+        self._lock = threading.Lock()  # of the two that follow
+        self._rows: dict[str, _Row] = {}
+        self._best: Best | None = None
         self._began = time.monotonic()
         self.live = Live(
             console=Console(), get_renderable=self._render, refresh_per_second=2, transient=False
@@ -80,65 +100,74 @@ class Table:
         self.live.console.print(sentence, markup=False, highlight=False)
 
     def __call__(self, event: Event, progress: Progress) -> None:
-        if self._progress is None:
-            self._progress, self._began = progress, time.monotonic()
+        changed = [progress.trials[event["trial"]]]
+        if not self._rows:  # an interrupted study has trials from before
+            self._began = time.monotonic()
+            changed = list(progress.trials.values())
+        rows = {trial.trial: self._row(trial) for trial in changed}
+        with self._lock:
+            self._rows |= rows
+            self._best = progress.best
+
+    def _row(self, trial: Trial) -> _Row:
+        value = trial.epochs[trial.epoch].get(self._study.metric) if trial.epochs else None
+        return _Row(trial.trial, trial.state, trial.epoch, value, trial.config)
 
     def _render(self) -> Any:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        progress, metric = self._progress, self._study.metric
-        if progress is None:
+        with self._lock:
+            rows, best = list(self._rows.values()), self._best
+        if not rows:
             return Text("starting Ray …", style="dim")
-        table = RichTable(title=Text(self._headline(progress)), title_justify="left")
-        for column in ("trial", "state", "epoch", metric, "config"):
+        table = RichTable(title=Text(self._headline(rows, best)), title_justify="left")
+        for column in ("trial", "state", "epoch", self._study.metric, "config"):
             table.add_column(column, no_wrap=True, overflow="ellipsis")
-        for trial in self._shown(progress):
-            value = trial.epochs[trial.epoch].get(metric) if trial.epochs else None
-            best = progress.best and progress.best.trial == trial.trial
+        for row in self._shown(rows, best):
+            is_best = best is not None and best.trial == row.trial
             table.add_row(
-                trial.trial,
-                trial.state,
-                str(trial.epoch),
-                "" if value is None else _short(value),
-                _settings(trial, progress),
-                style="bold green" if best else "dim" if trial.state != "running" else "",
+                row.trial,
+                row.state,
+                str(row.epoch),
+                "" if row.value is None else _short(row.value),
+                _settings(row.config, self._study.space),
+                style="bold green" if is_best else "dim" if row.state != "running" else "",
             )
         return table
 
-    def _headline(self, progress: Progress) -> str:
-        states = progress.by_state()
-        done = sum(count for state, count in states.items() if state != "running")
-        parts = [f"{done} of {progress.study.trials} trials done", f"{states['running']} running"]
-        if best := progress.best:
+    def _headline(self, rows: Sequence[_Row], best: Best | None) -> str:
+        done = sum(row.state in STATES for row in rows)
+        running = sum(row.state == "running" for row in rows)
+        parts = [f"{done} of {self._study.trials} trials done", f"{running} running"]
+        if best:
             value = _short(best.metrics[self._study.metric])
             parts.append(f"best {self._study.metric} {value} (trial {best.trial})")
-        if (left := self._left_s(progress, done)) is not None:
+        if (left := self._left_s(done)) is not None:
             parts.append(f"about {_minutes(left)} left")
         return ", ".join(parts)
 
-    def _left_s(self, progress: Progress, done: int) -> float | None:
-        if not done or progress.study.trials is None:
+    def _left_s(self, done: int) -> float | None:
+        if not done or self._study.trials is None:
             return None
         spent = time.monotonic() - self._began
-        left = spent / done * (progress.study.trials - done)
+        left = spent / done * (self._study.trials - done)
         limit = self._study.time_limit_s
         return left if limit is None else min(left, max(0.0, limit - spent))
 
     @staticmethod
-    def _shown(progress: Progress) -> list[Trial]:
+    def _shown(rows: Sequence[_Row], best: Best | None) -> list[_Row]:
         """The best, all that run, and the latest of the others, in their order."""
-        trials = list(progress.trials.values())
-        best = progress.best.trial if progress.best else None
-        first = [t for t in trials if t.trial == best or t.state == "running"]
-        others = [t for t in reversed(trials) if t not in first]
-        return sorted((first + others)[:_ROWS], key=lambda t: t.trial)
+        first = {
+            r.trial: r for r in rows if r.state == "running" or r.trial == (best and best.trial)
+        }
+        others = [row for row in reversed(rows) if row.trial not in first]
+        return sorted([*first.values(), *others][:_ROWS], key=lambda row: row.trial)
 
 
-def _settings(trial: Trial, progress: Progress) -> str:
+def _settings(config: Config, space: Space) -> str:
     """What the trial was given of the space, without constants and what has no effect."""
-    space = progress.study.space
-    active = space.active(trial.config)
+    active = space.active(config)
     return " ".join(f"{name}={_short(active[name])}" for name in space.parameters if name in active)
 
 

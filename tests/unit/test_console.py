@@ -1,0 +1,107 @@
+"""The live table follows a study, and is drawn by another thread than the one that changes it."""
+
+import io
+import threading
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from siftune.console import Table
+from siftune.journal import Event, Trial
+from siftune.progress import Progress
+from siftune.proposals import Proposals
+from siftune.study import Study, read, resolve
+
+
+@pytest.fixture
+def study() -> Study:
+    layer = {"trainable": "t.py:f", "name": "s", "space": {"x": "uniform(0, 1)", "epochs": 2}}
+    layer |= {"trials": 400, "searcher": "random", "scheduler": "none"}
+    return resolve(read([layer], {}), slots=4)[0]
+
+
+def progress_of(study: Study, *sinks: Any, log: list[Event] | None = None) -> Progress:
+    proposals = Proposals(study, study.build_searcher())
+    write = [].append if log is None else log.append
+    scheduler = study.build_scheduler()
+    return Progress(study, proposals, scheduler, slots=4, write=write, sinks=sinks)
+
+
+def run(progress: Progress, trials: int, *, epochs: int = 2) -> None:
+    for _ in range(trials):
+        trial = progress.begin()
+        assert trial is not None
+        for epoch in range(1, epochs + 1):
+            progress.report(trial.trial, epoch, {"loss": trial.config["x"]}, seconds=0.1)
+        if epochs == 2:
+            progress.end(trial.trial, "completed")
+
+
+def text(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table._render())
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+class Owned(dict[str, Trial]):
+    """A dictionary for the thread that makes it. Another one may find it changed half-way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._owner = threading.get_ident()
+
+    def __getattribute__(self, name: str) -> Any:
+        if threading.get_ident() != object.__getattribute__(self, "_owner"):
+            raise RuntimeError("another thread looks at what the driver changes")
+        return super().__getattribute__(name)
+
+
+def test_the_table_is_drawn_without_a_look_at_what_the_driver_changes(study: Study) -> None:
+    table, failures, over = Table(study), list[BaseException](), threading.Event()
+
+    def draw() -> None:
+        while not over.is_set() and not failures:
+            try:
+                table._render()
+            except BaseException as error:
+                failures.append(error)
+
+    progress = progress_of(study, table)
+    progress.trials = Owned()
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        run(progress, 400)
+    finally:
+        over.set()
+        thread.join()
+    assert failures == []
+    assert "400 of 400 trials done, 0 running, best loss" in text(table)
+
+
+def test_the_table_shows_what_runs_and_the_best_and_the_latest(study: Study) -> None:
+    table = Table(study)
+    assert "starting Ray" in text(table)
+    progress = progress_of(study, table)
+    run(progress, 30)
+    run(progress, 2, epochs=1)
+    assert progress.best is not None
+    drawn = text(table)
+    assert "30 of 400 trials done, 2 running, best loss" in drawn
+    shown = [line.split()[1] for line in drawn.splitlines() if "completed" in line]
+    latest = [f"{n:04d}" for n in range(18, 31)]
+    assert set(latest) <= {*shown, progress.best.trial}
+    assert len(shown) == 14
+    assert drawn.count("running") == 1 + 2
+
+
+def test_an_interrupted_study_is_in_the_table_from_its_first_event_on(study: Study) -> None:
+    log: list[Event] = []
+    run(progress_of(study, log=log), 5)
+    table = Table(study)
+    progress = progress_of(study, table)
+    progress.replay(log)
+    run(progress, 1, epochs=1)
+    assert "5 of 400 trials done, 1 running" in text(table)
