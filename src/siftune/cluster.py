@@ -125,6 +125,10 @@ def gpu_gib() -> float | None:
     return torch.cuda.get_device_properties(0).total_memory / 2**30
 
 
+# Ray's files on this machine are below it, and not below TMPDIR: a socket's path has 107 bytes, of
+# which Ray needs most. In a job they are below the site's NODE_TMP.
+LOCAL_TMP = Path("/tmp")
+
 _HEAD_S = 180.0  # for the head: a cold start of all nodes' containers over a busy file system
 _NODES_S = 30.0  # for the others after that, before it is said that they are not there
 
@@ -344,8 +348,7 @@ def _alive() -> set[str]:
 
 @contextmanager
 def _private_directory() -> Iterator[Path]:
-    # Socket paths have 107 bytes, and Ray's take most of them: hence the short name.
-    directory = Path(tempfile.mkdtemp(prefix="sift-", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="sift-", dir=LOCAL_TMP))
     try:
         with (directory / "alive").open("w") as alive:
             fcntl.flock(alive, fcntl.LOCK_EX)

@@ -1,5 +1,6 @@
 """What this machine, or the image on it, can do: a list of checks, each with a finding."""
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -9,6 +10,7 @@ import resource
 import shutil
 import signal
 import site
+import socket
 import subprocess
 import sys
 import tempfile
@@ -242,36 +244,84 @@ def shared_memory(place: Place) -> Finding:
 
 
 def temporary_directory(place: Place) -> Finding:
-    directory = tempfile.gettempdir()
+    """Where Ray keeps its files, and where trials save a checkpoint until Ray has copied it."""
+    ray, trials = cluster.LOCAL_TMP, Path(tempfile.gettempdir())
+    found, free_gib, used = _space(ray)
+    if free_gib < 1:
+        return fail(found, f"Ray needs 1 GiB there: {_ray_advice()}")
+    if used > 0.95:
+        return warn(found, f"Ray stores nothing there above 95 %: {_ray_advice()}")
+    if trials == ray:
+        return ok(found)
+    saved, free_gib, _ = _space(trials)
+    if free_gib < 1:
+        return warn(saved, "trials save their checkpoints there first: name another in TMPDIR")
+    return ok(f"{found}, for Ray; {saved}, for checkpoints that are being saved")
+
+
+def _space(directory: Path) -> tuple[str, float, float]:
+    """What there is in words, the GiB that are free, and the part of the file system in use."""
     usage = shutil.disk_usage(directory)
-    found = f"{directory} has {usage.free / _GIB:.1f} GiB free, {usage.used / usage.total:.0%} used"
-    advice = "name another in TMPDIR, in a job in the site's NODE_TMP"
-    if usage.free < _GIB:
-        return fail(found, f"1 GiB is needed: {advice}")
-    if usage.used / usage.total > 0.95:
-        return warn(found, f"Ray stores nothing above 95 %: {advice}")
-    return ok(found)
+    free_gib, used = usage.free / _GIB, usage.used / usage.total
+    return f"{directory} has {free_gib:.1f} GiB free, {used:.0%} used", free_gib, used
+
+
+def _ray_advice() -> str:
+    """How to give Ray room, where a study runs without Slurm: TMPDIR is not asked."""
+    tmp = cluster.LOCAL_TMP
+    if imports.in_container():
+        return (
+            f"start it with apptainer run --bind DIRECTORY:{tmp} (a job uses its site's NODE_TMP)"
+        )
+    return f"make room in {tmp}, or use another machine (a job uses its site's NODE_TMP)"
+
+
+# As long as the longest path of Ray's sockets below its directory.
+_SOCKET = "session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 
 
 def sockets(place: Place) -> Finding:
-    # Of the 107 bytes of a socket's path Ray takes 64: /session_DATE_TIME_PID/sockets/plasma_store.
-    directory = Path(tempfile.gettempdir(), "sift-12345678")
-    length = len(os.fsencode(directory))
-    found = f"a directory like {directory} has {length} characters of the 43 that Ray's can have"
-    return ok(found) if length <= 43 else warn(found, "as NODE_TMP take a shorter one")
+    """Whether Ray's sockets can be made where it makes them."""
+    tmp = cluster.LOCAL_TMP
+    try:
+        with tempfile.TemporaryDirectory(prefix="sift-", dir=tmp) as directory:
+            path = Path(directory, "r", _SOCKET)
+            path.parent.mkdir(parents=True)
+            with socket.socket(socket.AF_UNIX) as made:
+                made.bind(str(path))
+    except OSError as error:
+        found = f"Ray cannot make a socket in {tmp}: {error.strerror or error}"
+        return fail(found, _ray_advice())
+    return ok(f"Ray can make its sockets in {tmp}")
+
+
+_LEAST = 4096  # files, and processes
 
 
 def open_files(place: Place) -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     found = f"at most {soft} at once"
-    return ok(found) if soft >= 4096 else warn(found, f"Ray needs more: ulimit -n {hard}")
+    return ok(found) if _enough(soft) else warn(found, _more("n", hard))
 
 
 def processes(place: Place) -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-    if soft == resource.RLIM_INFINITY or soft >= 4096:
+    if _enough(soft):
         return ok("no limit" if soft == resource.RLIM_INFINITY else f"at most {soft} at once")
-    return warn(f"at most {soft} at once, threads counted", f"Ray needs more: ulimit -u {hard}")
+    return warn(f"at most {soft} at once, threads counted", _more("u", hard))
+
+
+def _enough(limit: int) -> bool:
+    return limit == resource.RLIM_INFINITY or limit >= _LEAST
+
+
+def _more(flag: str, hard: int) -> str:
+    """How to raise a limit, which nobody but root raises above the hard one."""
+    if not _enough(hard):
+        return f"Ray needs {_LEAST}: ask the administrators for more than {hard}"
+    return (
+        f"Ray needs more: ulimit -{flag} {'unlimited' if hard == resource.RLIM_INFINITY else hard}"
+    )
 
 
 def python_path(place: Place) -> Finding:
@@ -296,7 +346,7 @@ def file_system(path: Path, mounts: str) -> str:
 
 
 def results(place: Place) -> Finding:
-    """Whether a study can be written: appended to by lines, replaced in one step."""
+    """Whether a study can be written: lines appended, files replaced, one driver told apart."""
     directory = place.results.absolute()
     there = next(path for path in (directory, *directory.parents) if path.is_dir())
     found = f"{directory} is on {file_system(there.resolve(), Path('/proc/mounts').read_text())}"
@@ -320,6 +370,9 @@ def _writes(scratch: Path) -> bool:
         (scratch / "new").write_text("new")
         (scratch / "new").replace(path)
         assert path.read_text() == "new", "a renamed file is still the old one"
+        with contextlib.suppress(FileExistsError):
+            path.open("x").close()
+            raise AssertionError("a file can be created twice")
         try:
             fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -239,6 +241,86 @@ def test_a_check_that_fails_is_the_exit_status() -> None:
     assert said.returncode == 1
     assert "\nfail results: " in said.stdout
     assert "\nok torch" not in said.stdout
+
+
+def disks(monkeypatch: pytest.MonkeyPatch, **free_gib: float) -> None:
+    """Directories by their last name, each on a disk of 100 GiB with so much free."""
+
+    def usage(path: Path) -> Any:
+        free = free_gib[Path(path).name] * 2**30
+        return SimpleNamespace(free=free, used=100 * 2**30 - free, total=100 * 2**30)
+
+    monkeypatch.setattr(doctor.shutil, "disk_usage", usage)
+
+
+@pytest.mark.parametrize(
+    ("ray", "trials", "container", "line"),
+    [
+        (50, 60, False, "ok {}: /RAY has 50.0 GiB free, 50% used, for Ray; /TRIALS has 60.0 GiB"),
+        (0.5, 60, False, "fail {}: /RAY has 0.5 GiB free, 100% used; Ray needs 1 GiB there: make "),
+        (0.5, 60, True, "fail {}: /RAY has 0.5 GiB free, 100% used; Ray needs 1 GiB there: start "),
+        (4, 60, False, "warn {}: /RAY has 4.0 GiB free, 96% used; Ray stores nothing there above"),
+        (50, 0.5, False, "warn {}: /TRIALS has 0.5 GiB free, 100% used; trials save their check"),
+    ],
+)
+def test_room_is_needed_where_ray_writes_and_that_is_not_tmpdir(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ray: float,
+    trials: float,
+    container: bool,
+    line: str,
+) -> None:
+    monkeypatch.setattr(cluster, "LOCAL_TMP", tmp_path / "ray")
+    monkeypatch.setattr(doctor.tempfile, "gettempdir", lambda: str(tmp_path / "trials"))
+    monkeypatch.setattr(doctor.imports, "in_container", lambda: container)
+    disks(monkeypatch, ray=ray, trials=trials)
+    said = doctor.temporary_directory(Place(tmp_path, tmp_path)).line("x")
+    line = line.replace("/RAY", f"{tmp_path}/ray").replace("/TRIALS", f"{tmp_path}/trials")
+    assert said.startswith(line.format("x"))
+    if "Ray " in line and "ok" not in line:
+        assert "TMPDIR" not in said
+        assert (f"--bind DIRECTORY:{tmp_path}/ray" in said) == container
+
+
+def test_a_study_on_this_machine_writes_where_doctor_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "LOCAL_TMP", tmp_path)
+    monkeypatch.setenv("TMPDIR", "/dev/null")
+    with cluster._private_directory() as directory:
+        assert directory.parent == tmp_path
+
+
+def test_sockets_are_tried_where_ray_makes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setattr(doctor.tempfile, "tempdir", str(long))  # TMPDIR, which Ray does not use
+    assert doctor.sockets(Place(tmp_path, tmp_path)).line("x") == (
+        "ok x: Ray can make its sockets in /tmp"
+    )
+    monkeypatch.setattr(cluster, "LOCAL_TMP", long)
+    finding = doctor.sockets(Place(tmp_path, tmp_path))
+    assert (finding.level, "too long" in finding.found) == ("fail", True)
+    assert list(long.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("hard", "words"),
+    [
+        (8192, "Ray needs more: ulimit -n 8192"),
+        (resource.RLIM_INFINITY, "Ray needs more: ulimit -n unlimited"),
+        (2048, "Ray needs 4096: ask the administrators for more than 2048"),
+    ],
+)
+def test_a_limit_is_raised_as_far_as_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, hard: int, words: str
+) -> None:
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (1024, hard))
+    assert doctor.open_files(Place(Path(), Path())).advice == words
+    assert doctor.processes(Place(Path(), Path())).advice == words.replace("-n", "-u")
 
 
 def test_few_open_files_are_warned_of() -> None:
