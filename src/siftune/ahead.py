@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from siftune.journal import trial_name
-from siftune.proposals import NotYet, Proposal, Proposals
+from siftune.proposals import NotYet, Proposal, Proposals, cause
 from siftune.searchers.base import Searcher, SpaceExhausted
 from siftune.space import Config, key
 from siftune.study import Study, read
@@ -36,7 +36,10 @@ def build(study: Study, *, slots: int) -> Proposals:
 
 
 class Ahead(Proposals):
-    """Proposals from `searcher.processes` processes. Should they end, this one computes."""
+    """Proposals from `searcher.processes` processes. If they end, this one computes.
+
+    A searcher that raises there does not end its process: see Proposals.
+    """
 
     def __init__(self, study: Study, searcher: Searcher) -> None:
         super().__init__(study, searcher)
@@ -108,9 +111,11 @@ class Ahead(Proposals):
         for process in list(self._processes):
             try:
                 while process.connection.poll():
-                    number, config, knew, seconds = process.connection.recv()
-                    del self._ordered[number]
+                    number, config, knew, seconds, said = process.receive()
+                    self._ordered.pop(number, None)
                     self.spent_s += seconds
+                    for sentence in said:
+                        self._say_once(sentence)
                     self._ready[number] = None
                     if config is not None:
                         others = [other for other in self._processes if other is not process]
@@ -136,9 +141,13 @@ class Ahead(Proposals):
         return heard
 
     def _lose(self, process: "_Process") -> None:
-        print("a process that computes proposals has ended", file=sys.stderr)
+        if process not in self._processes:  # it was missed twice
+            return
         self._processes.remove(process)
         self._ordered = {n: p for n, p in self._ordered.items() if p is not process}
+        others = "the others go on" if self._processes else "the driver computes them from now on"
+        self._say(f"a process that computes proposals has ended: {process.why()}; {others}")
+        process.end()
 
 
 class _Process:
@@ -154,7 +163,32 @@ class _Process:
             stdin=subprocess.DEVNULL,
         )
         theirs.close()
-        self.connection.send(study.to_yaml())
+        self._last_words = ""
+        with contextlib.suppress(OSError):  # it has ended already, which is noticed soon
+            self.connection.send(study.to_yaml())
+
+    def receive(self) -> Any:
+        """The next proposal. Raises EOFError once the process has ended."""
+        message = self.connection.recv()
+        if isinstance(message, str):
+            self._last_words = message
+            raise EOFError
+        return message
+
+    def why(self) -> str:
+        """Why the process has ended."""
+        with contextlib.suppress(EOFError, OSError):
+            while self.connection.poll():
+                self.receive()
+        try:
+            status = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return self._last_words or "it does not answer"
+        if self._last_words:
+            return self._last_words
+        if status < 0:
+            return f"signal {-status} ({signal.strsignal(-status)})"
+        return f"exit status {status}"
 
     def end(self) -> None:
         self.connection.close()
@@ -165,18 +199,25 @@ class _Process:
 def serve(connection: Connection) -> None:
     """Does what the messages say, until there is nobody at the other end."""
     study = read([yaml.safe_load(connection.recv())], {})
-    proposals = Proposals(study, study.build_searcher())
+    said: list[str] = []  # since the last proposal
+    try:
+        searcher = study.build_searcher()
+    except Exception as error:
+        connection.send(cause(error))
+        return
+    proposals = Proposals(study, searcher, say=said.append)
     ended = 0
     while True:
         verb, *words = connection.recv()
         if verb == "propose":
             began = time.perf_counter()
             number, config = words[0], None
-            proposals.searcher.running.pop(trial_name(number), None)  # refused: another process's
+            searcher.running.pop(trial_name(number), None)  # refused: another process's
             with contextlib.suppress(SpaceExhausted):
                 config = proposals.ask(number).config
                 proposals.begin(trial_name(number), config)
-            connection.send((number, config, ended, time.perf_counter() - began))
+            connection.send((number, config, ended, time.perf_counter() - began, said))
+            said.clear()
         else:
             getattr(proposals, verb)(*words)
             ended += verb == "end"
