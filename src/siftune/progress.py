@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from siftune.journal import STATES, Event, Trial, fold, trial_name
+from siftune.metrics import recordable
 from siftune.proposals import NotYet, Proposals
 from siftune.schedulers.base import Decision, Order, Scheduler
 from siftune.searchers.base import SpaceExhausted
@@ -150,6 +151,7 @@ class Progress:
         An epoch trained a second time, after a restart without a checkpoint, is not told to
         searcher and scheduler again.
         """
+        metrics = recordable(metrics)
         if problem := self._problem(metrics, epoch):
             self.end(trial, "failed", problem)
             return Decision.STOP

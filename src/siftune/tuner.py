@@ -47,6 +47,7 @@ from ray.tune.trainable.function_trainable import FunctionTrainable, wrap_functi
 from siftune import cluster, failures, gpu_memory, memory, zygote
 from siftune.failures import Cause
 from siftune.journal import TRIED_AGAIN, Trial
+from siftune.metrics import recordable
 from siftune.packing import Packing, fitting
 from siftune.progress import Progress
 from siftune.schedulers.base import Clone, Decision, Stop
@@ -269,7 +270,7 @@ def _ray_trainable(
             gpu_memory.limit(limit_mib)
 
         def step(self) -> dict[str, Any]:
-            result: dict[str, Any] = super().step()
+            result = recordable(super().step())  # or Ray's own messages fail
             if RESULT_DUPLICATE not in result:
                 metrics = {k: _plain(v) for k, v in result.items() if k not in _RAY_METRICS}
                 mib = gpu_memory.taken_mib() if measured else None

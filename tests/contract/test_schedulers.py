@@ -3,6 +3,7 @@
 import math
 import random
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from siftune.schedulers.base import Clone, Decision, Order, Scheduler, Stop
 from siftune.space import Config, Space
 
 MAX_EPOCHS = 9
+LARGEST = sys.float_info.max
 SPACE = Space.read(
     {
         "lr": "loguniform(1e-5, 1e-1)",
@@ -42,8 +44,9 @@ class Trial:
 
 @st.composite
 def populations(draw: st.DrawFn) -> list[Trial]:
-    # Few distinct scores, so that there are ties.
-    scores = st.lists(st.integers(0, 20).map(float), min_size=1, max_size=MAX_EPOCHS)
+    # Few distinct scores, so that there are ties; and those of trials that diverge.
+    score = st.integers(0, 20).map(float) | st.sampled_from([1e200, LARGEST, -LARGEST])
+    scores = st.lists(score, min_size=1, max_size=MAX_EPOCHS)
     trials = []
     for number, epochs in enumerate(draw(st.lists(scores, min_size=1, max_size=24))):
         config = SPACE.sample(np.random.default_rng(number)) | {"epochs": len(epochs)}

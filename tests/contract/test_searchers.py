@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -214,6 +215,55 @@ def test_accepts_results_that_are_all_the_same(case: Case) -> None:
         record.begin(f"t{number}", case.space.sample(np.random.default_rng(number)))
         record.end(f"t{number}", 1.0)
     assert case.space.mistakes(record.searcher.propose(20)) == []
+
+
+LARGEST = sys.float_info.max
+
+
+@every_searcher
+@pytest.mark.parametrize("diverged", [1e200, LARGEST, -LARGEST])
+@pytest.mark.parametrize("share", [2, 1], ids=["half", "all"])
+def test_accepts_scores_of_trials_that_diverged(case: Case, diverged: float, share: int) -> None:
+    record = Record(case.build())
+    for number in range(20):
+        record.begin(f"t{number}", case.space.sample(np.random.default_rng(number)))
+        score = diverged if number % share == 0 else number / 20
+        if number == 9:
+            record.end(f"t{number}", None)
+        else:
+            record.end(f"t{number}", score)
+    restored = record.replayed(case.build())
+    config = record.searcher.propose(20)
+    assert case.space.mistakes(config) == []
+    assert restored.propose(20) == config
+
+
+# Those whose model is of the scores themselves, not of their ranks.
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("hebo", {}),
+        ("bayesopt", {"acquisition": "ucb", "kappa": 0.5}),
+        ("bayesopt", {"acquisition": "ei"}),
+        ("bayesopt", {"acquisition": "poi"}),
+        ("optuna", {"sampler": "gp"}),
+    ],
+    ids=["hebo", "bayesopt-ucb", "bayesopt-ei", "bayesopt-poi", "optuna-gp"],
+)
+@pytest.mark.parametrize("diverged", [1e200, LARGEST])
+def test_learns_beside_trials_that_diverged(
+    name: str, options: dict[str, Any], diverged: float
+) -> None:
+    space = Space.read({"x": "uniform(0, 1)", "y": "uniform(0, 1)"})
+    searcher = Case(name, options=options | {"startup": 5}).build(space)
+    found = []
+    for number in range(20):
+        config = searcher.propose(number)
+        searcher.begin(f"t{number}", config)
+        found.append((config["x"] - 0.3) ** 2 + (config["y"] - 0.6) ** 2)
+        searcher.end(f"t{number}", diverged if config["x"] > 0.6 else found[-1])
+    # By chance one of nine is as near in a study of twelve.
+    assert min(found[-9:]) < 0.003
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if str(c) != "optuna-cmaes"], ids=str)

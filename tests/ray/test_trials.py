@@ -52,6 +52,22 @@ def test_a_generator_is_tuned(mine: Callable[..., Any]) -> None:
     assert len(result.of("epoch")) == 8
 
 
+def test_numbers_beyond_floats_fail_their_trial_or_are_recorded(mine: Callable[..., Any]) -> None:
+    result = mine(
+        """
+        def train(config):
+            loss = {1: 10**400, 2: 10**5000}.get(config["x"], config["x"])
+            tune.report({"loss": loss, "steps": 10**5000, "nested": {"steps": [10**5000]}})
+        """
+    )
+    assert result.status == 0
+    ends = {e["trial"]: e for e in result.of("end")}
+    errors = [ends[e["trial"]].get("error") for e in result.of("start") if e["config"]["x"] < 3]
+    assert all("a finite number is needed" in error for error in errors)
+    assert result.summary["trials"]["completed"] == 2
+    assert result.best["metrics"]["steps"] == "a whole number of 16610 bits"
+
+
 def test_one_trial_that_raises_does_not_end_the_study(mine: Callable[..., Any]) -> None:
     result = mine(
         """

@@ -95,6 +95,20 @@ def test_a_study_without_a_trial_and_one_without_an_epoch(written: Written) -> N
     assert "1 running of 4" in " ".join(page(study.directory).words)
 
 
+@pytest.mark.parametrize("values", [(1.8e308, -1.8e308, 0.5), (1.8e308, 1e200), (-1e300, 1e300)])
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_study_with_enormous_values_is_a_page(
+    written: Written, values: tuple[float, ...], mode: str
+) -> None:
+    study = written(mode=mode)
+    largest = sys.float_info.max
+    for value in values:
+        study.trial(min(largest, max(-largest, value)), 0.5)
+    page(study.directory)
+    text = (study.directory / "report.html").read_text()
+    assert not re.search(r"\b(nan|inf)\b", text)
+
+
 def test_the_gpus_own_figure_is_there_where_there_is_one(written: Written) -> None:
     study = written()
     study.trial(1.0)

@@ -5,6 +5,7 @@ characters here and a hundred in Matplotlib's SVG, and nothing has to be importe
 """
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from siftune.history import duration, short
 from siftune.report.markup import Markup, tag
 
 Point = tuple[float, float]
+_LARGEST = sys.float_info.max / 8  # end of an axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,9 @@ def robust(label: str, values: Sequence[float], *, sign: int) -> Scale:
     fence = far + 3 * (far - near)
     worst = max(v for v in ordered if v <= fence)
     room = 0.04 * (worst - ordered[0])
-    return linear(label, *sorted((sign * (ordered[0] - room), sign * (worst + room))))
+    # The length of an axis must be a float too.
+    ends = (max(-_LARGEST, min(_LARGEST, end)) for end in (ordered[0] - room, worst + room))
+    return linear(label, *sorted(sign * end for end in ends))
 
 
 class Chart:

@@ -1,6 +1,8 @@
 """The median stopping rule."""
 
+import math
 import statistics
+from collections.abc import Sequence
 from typing import Unpack
 
 from siftune.schedulers.base import Decision, Needs, Scheduler, require
@@ -32,8 +34,16 @@ class Median(Scheduler):
         scores.append(score)
         averages = self._averages.setdefault(epoch, {})
         others = list(averages.values())  # a trial comes to an epoch once
-        averages[trial] = statistics.fmean(scores)
+        averages[trial] = _mean(scores)
         judged = self._grace_epochs <= epoch < self.max_epochs and len(others) >= self._min_trials
         if judged and min(scores) > statistics.median(others):
             return Decision.STOP
         return Decision.CONTINUE
+
+
+def _mean(scores: Sequence[float]) -> float:
+    try:
+        return statistics.fmean(scores)
+    except OverflowError:  # the sum is no float, but the mean lies between the scores
+        half = math.fsum(score / len(scores) / 2 for score in scores)
+        return max(min(scores), min(max(scores), 2 * half))

@@ -1,7 +1,9 @@
 """What the searchers that fit a model to all results share."""
 
 import math
+import sys
 from abc import abstractmethod
+from collections.abc import Sequence
 from statistics import median
 
 import numpy as np
@@ -15,6 +17,10 @@ from siftune.space import Config, Space
 # A model that was refused this often for one number is not asked again: its optimum may be a config
 # that was trained already, whatever the seed.
 MODEL_ATTEMPTS = 3
+
+# A score above both is one of a trial that diverged: a number, and so many times what is usual.
+_DIVERGED, _UNUSUAL = 1e9, 1e6
+_LARGEST = 1e15  # its square, and sums of these, fit into single precision
 
 
 class ModelBased(Searcher):
@@ -51,12 +57,17 @@ class ModelBased(Searcher):
         self._known += score is not None
 
     @property
-    def scores(self) -> list[float]:
+    def raw_scores(self) -> list[float]:
         """Scores in the order of `configs`. A failed config counts as the worst score seen, so
         that a model keeps away from it without its scale being spoilt by an invented number."""
         known = [score for score in self._scores if score is not None]
         worst = max(known, default=0.0)
         return [worst if score is None else score for score in self._scores]
+
+    @property
+    def scores(self) -> list[float]:
+        """The same, as a model can take them in: see `moderate`."""
+        return moderate(self.raw_scores)
 
     def propose(self, number: int, attempt: int = 0) -> Config:
         rng = self.rng(number, attempt)
@@ -100,6 +111,29 @@ class ModelBased(Searcher):
             name: float(u) if domain.kind == "unit" else _level(u, domain)
             for (name, domain), u in zip(self.free.items(), point, strict=True)
         }
+
+
+def moderate(scores: Sequence[float]) -> list[float]:
+    """The scores, in the same order of merit, without numbers that a model cannot compute with.
+
+    A trial that diverged may report any number: the variance of scores that include 1e200 is
+    infinite, and beside it all others are equal. Such a score becomes one that is as far beyond the
+    worst of the others as that one is from the best. Scores that are all enormous, or enormously
+    good, are mapped to [0, 1]. Other scores stay as they are.
+    """
+    if not scores:
+        return []
+    usual = sorted(abs(score) for score in scores)[:2][-1]
+    limit = max(_DIVERGED, _UNUSUAL * usual)
+    others = [score for score in scores if score <= limit]
+    worst, best = max(others), min(others)
+    beyond = worst + ((worst - best) or max(1.0, abs(worst)))
+    told = [score if score <= limit else min(beyond, sys.float_info.max) for score in scores]
+    if max(map(abs, told)) <= _LARGEST:
+        return told
+    # Halves, since a difference may be too large for a float.
+    worst, best = max(told) / 2, min(told) / 2
+    return [(score / 2 - best) / ((worst - best) or 1.0) for score in told]
 
 
 def _level(u: float, domain: Domain) -> int:

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from siftune.domains import Domain
 from siftune.searchers.cmaes import CmaEs
-from siftune.searchers.model import ModelBased
+from siftune.searchers.model import ModelBased, moderate
 from siftune.space import Config, Space
 
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "qmc")
@@ -67,8 +67,9 @@ class Optuna(ModelBased):
             # Not Study.ask: that goes through all trials three times more, to find out the space.
             coordinates = sampler.sample_relative(self._study, self._asker, self._distributions)
         else:
-            trial = self._study.ask(self._distributions)
-            self._study.tell(trial, state=TrialState.FAIL)
+            study = self._moderate_study() if isinstance(sampler, GPSampler) else self._study
+            trial = study.ask(self._distributions)
+            study.tell(trial, state=TrialState.FAIL)
             coordinates = dict(trial.params)
         return coordinates | (self._cmaes.ask(rng) if self._cmaes else {})
 
@@ -77,6 +78,28 @@ class Optuna(ModelBased):
         sampler leaves out."""
         number = self._study.ask().number
         return self._study.get_trials(deepcopy=False)[number]
+
+    def _moderate_study(self) -> optuna.Study:
+        """The study, or one with its scores as a Gaussian process can take them in. The other
+        samplers look at ranks alone."""
+        states = (TrialState.COMPLETE, TrialState.RUNNING)
+        trials = self._study.get_trials(deepcopy=False, states=states)
+        told = {trial.number: trial.value for trial in trials if trial.value is not None}
+        moderated = moderate(list(told.values()))
+        if moderated == list(told.values()):
+            return self._study
+        values = dict(zip(told, moderated, strict=True))
+        study = optuna.create_study(sampler=self._study.sampler)
+        for trial in trials:
+            study.add_trial(
+                optuna.create_trial(
+                    state=trial.state,
+                    value=values.get(trial.number),
+                    params=trial.params,
+                    distributions=trial.distributions,
+                )
+            )
+        return study
 
     def _sampler(self, seed: int) -> BaseSampler:
         if self._name == "gp":
@@ -107,7 +130,7 @@ class Optuna(ModelBased):
             # Nothing is known yet that a failure could be measured by.
             self._study.tell(number, state=TrialState.PRUNED)
             return
-        told = self.scores[-1] if score is None else score
+        told = self.raw_scores[-1] if score is None else score
         if isinstance(self._study.sampler, _Nsga2):
             # Optuna stamps a trial with its generation when it is asked for. Here that happens when
             # it ends: then generations depend on the results alone, and each is full exactly once.
