@@ -250,8 +250,9 @@ def _check_memory(study: Study, trainable: Trainable) -> list[str]:
 
 def _begun(directory: Path) -> bool:
     """Whether it holds a study, or is somebody's. One that was killed before its first line does
-    not."""
-    return directory.exists() and [path.name for path in directory.iterdir()] != ["driver.json"]
+    not, nor do the files of drivers that are about to begin."""
+    names = [path.name for path in directory.iterdir()] if directory.exists() else ["driver.json"]
+    return not names or any(not name.startswith(("driver.json", ".driver.")) for name in names)
 
 
 def _directory_mistakes(directory: Path) -> list[str]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from siftune.launch import launch, resumed
+from siftune import lease
+from siftune.launch import _directory_mistakes, launch, resumed
 
 BEST = {"trial": "0002", "epoch": 1, "metrics": {"loss": 0.25}}
 
@@ -90,3 +91,29 @@ def test_a_best_is_not_written_before_its_line_is_on_the_disk(
     monkeypatch.setattr(Journal, "write", record("write", write))
     resume(done)
     assert calls[calls.index("best.json") - 1] == "sync"
+
+
+def test_a_study_without_work_left_is_finished_for_status_and_in_its_page(done: Path) -> None:
+    assert resume(done) == 0
+    assert lease.read(done)["finished"] is True
+    assert "State at that time: finished." in (done / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (["driver.json"], False),
+        ([".driver.nobody.1", ".driver.nobody.1.json"], False),  # killed while it began
+        (["driver.json", ".driver.0123456789abcdef"], False),  # another is about to be refused
+        ([], True),
+        (["driver.json", "study.yaml"], True),
+        (["notes.txt"], True),
+    ],
+)
+def test_a_directory_is_taken_by_a_study_and_not_by_drivers_alone(
+    tmp_path: Path, names: list[str], taken: bool
+) -> None:
+    (tmp_path / "s").mkdir()
+    for name in names:
+        (tmp_path / "s" / name).touch()
+    assert bool(_directory_mistakes(tmp_path / "s")) == taken

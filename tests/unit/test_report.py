@@ -95,6 +95,24 @@ def test_a_study_without_a_trial_and_one_without_an_epoch(written: Written) -> N
     assert "1 running of 4" in " ".join(page(study.directory).words)
 
 
+def test_a_page_that_cannot_be_written_leaves_nothing_and_two_writers_do_not_meet(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = ended(written)
+    before, names = sorted(directory.iterdir()), set[str]()
+
+    def refuse(path: Path, target: Path) -> None:
+        names.add(path.name)
+        raise OSError("no room")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no room"):
+            report.write(directory)
+    assert sorted(directory.iterdir()) == before
+    assert len(names) == 2
+
+
 @pytest.mark.parametrize("values", [(1.8e308, -1.8e308, 0.5), (1.8e308, 1e200), (-1e300, 1e300)])
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_a_study_with_enormous_values_is_a_page(

@@ -1,11 +1,11 @@
 """report.html: one page about a study, from study.yaml and trials.jsonl, in one file that needs no
 network and runs nothing. Its size is bounded: what there is too much of is thinned or left out."""
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
+from secrets import token_hex
 
 from siftune import history
 from siftune.history import History, duration, settings, short
@@ -23,9 +23,13 @@ def write(directory: Path) -> Path:
     Raises UsageError if the directory holds no readable study, OSError if it cannot be written to.
     """
     found = history.load(directory)
-    target, temporary = directory / "report.html", directory / f".report.html.{os.getpid()}"
-    temporary.write_text(page(found), encoding="utf-8")
-    temporary.replace(target)
+    # A name of its own: the driver and a command on another machine may have the same process id.
+    target, temporary = directory / "report.html", directory / f".report.html.{token_hex(8)}"
+    try:
+        temporary.write_text(page(found), encoding="utf-8")
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
     return target
 
 

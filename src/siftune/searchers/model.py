@@ -123,7 +123,7 @@ def moderate(scores: Sequence[float]) -> list[float]:
     """
     if not scores:
         return []
-    usual = sorted(abs(score) for score in scores)[:2][-1]
+    usual = sorted(map(abs, scores))[:2][-1]  # the second smallest: one may be a perfect fit
     limit = max(_DIVERGED, _UNUSUAL * usual)
     others = [score for score in scores if score <= limit]
     worst, best = max(others), min(others)
