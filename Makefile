@@ -18,7 +18,7 @@ WORDS = words=$$(xargs -r printf '%q ' <<< "$$ARGS") && eval "set -- $$words"
 export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE KEY
 export RESTARTS RESUME DRY_RUN ARGS STUDY RESULTS REQUIREMENTS
 
-.PHONY: help setup new tune image overlay sbom sign verify dist submit grow status cancel logs test test-arm lint \
+.PHONY: help setup new tune image overlay sbom sign verify dist submit grow status cancel logs test test-arm test-oldest-ray lint \
 	bench soak cluster cluster-down lock clean
 
 help: ## this list
@@ -79,6 +79,13 @@ test: lint ## every test; ARGS="tests/unit"
 # Not a part of test: half an hour.
 test-arm: setup ## Turpan's image, built and tested under emulation on the virtual cluster; needs root
 	SIFTUNE_ARCH=arm64 $(VENV)/bin/python -m pytest tests/container/test_image.py --timeout=7200 $(ARGS)
+
+# Not a part of test either: Ray 2.60 is what the locks have.
+test-oldest-ray: setup ## tests/ray on the oldest Ray that pyproject.toml allows
+	$(UV) pip install -q --target $(VENV)/oldest-ray --no-deps \
+		"ray==$$(sed -nE 's/.*"ray\[tune\]>=([0-9.]+),.*/\1/p' pyproject.toml)"
+	PYTHONPATH=$(VENV)/oldest-ray $(VENV)/bin/python -c 'import ray; print("Ray", ray.__version__)'
+	PYTHONPATH=$$PWD/$(VENV)/oldest-ray $(VENV)/bin/python -m pytest tests/ray $(ARGS)
 
 lint: setup ## style and types
 	$(VENV)/bin/ruff check .

@@ -59,7 +59,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="a trial silent for so long hangs; [10 times the longest epoch, at least 10m]",
     )
+    budget.add_argument(
+        "--reuse-processes",
+        action="store_true",
+        default=None,
+        help="train one trial after another in a process: for trials of milliseconds",
+    )
     where = p.add_argument_group("where")
+    where.add_argument(
+        "--workdir", metavar="trial|launch", help="a trial's working directory; [trial: its own]"
+    )
     where.add_argument("--name", help="of the study and its directory; [trainable and time]")
     where.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
     where.add_argument("--resume", metavar="NAME", help="go on with that study")
@@ -76,17 +85,19 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     from siftune import flags
-    from siftune.cluster import ClusterError
+    from siftune.backend import environment
+    from siftune.backend.connect import ClusterError
     from siftune.data import DataError
     from siftune.errors import UsageError
     from siftune.journal import JournalError, StorageError
     from siftune.lease import StudyBusyError
 
     try:
-        study, resume = flags.read_study(vars(arguments))
-        from siftune.launch import launch
+        with environment.prepared():  # before the user's file imports Ray
+            study, resume = flags.read_study(vars(arguments))
+            from siftune.launch import launch
 
-        return launch(study, data=arguments.data, results=arguments.results, resume=resume)
+            return launch(study, data=arguments.data, results=arguments.results, resume=resume)
     except UsageError as error:
         for mistake in error.mistakes:
             print(f"tune: {mistake}", file=sys.stderr)

@@ -36,7 +36,7 @@ sample_gpus() {
 }
 
 # begin_mps DIRECTORY: where the site has MPS=1, CUDA's MPS for the GPUs, until end_mps. What is started afterwards
-# finds it by the environment, in the container too; trials with whole GPUs leave it aside (siftune.tuner).
+# finds it by the environment, in the container too; trials with whole GPUs leave it aside (trial/process.py).
 # Where it cannot be had the job goes on without.
 begin_mps() {
     local directory=$1 gpus=${CUDA_VISIBLE_DEVICES:-}

@@ -158,8 +158,8 @@ in_image() {
     IN_IMAGE+=(--no-home --bind "$PWD" --bind "$(node_tmp "$NODE_TMP")" --pwd "$PWD"
         --env "RAY_AUTH_MODE=token,RAY_AUTH_TOKEN_PATH=$job/token,SIFTUNE_JOB=$job,SIFTUNE_ORIGIN=${origin:-}"
         --env "RAY_USE_TLS=1,RAY_TLS_CA_CERT=$job/tls/job.crt,RAY_TLS_SERVER_CERT=$own.crt,RAY_TLS_SERVER_KEY=$own.key"
-        # For trials, as in _ENVIRONMENT of cluster.py: they have the environment of their node's Ray.
-        --env "RAY_CHDIR_TO_TRIAL_DIR=0,RAY_TRAIN_V2_ENABLED=0,RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1"
+        # As in backend/environment.py: trials have the environment of their node's Ray.
+        --env "RAY_TRAIN_V2_ENABLED=0,RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1"
         # Else they have names in /tmp that another account may have taken.
         --env "MPLCONFIGDIR=$job/matplotlib,TORCHINDUCTOR_CACHE_DIR=$job/inductor"
         "$image")

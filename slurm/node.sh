@@ -4,7 +4,7 @@
 # join: the cluster is another job's, and all nodes of this one are workers.
 set -euo pipefail
 
-readonly WAIT_S=120   # for the head to listen
+readonly WAIT_S=120   # for the head to begin
 readonly ROOM_MIB=512 # on the node's own disk
 readonly LIVES=10     # of Ray on a worker, which is started again when it ends
 readonly STARTS=3     # of Ray, that fail
@@ -36,7 +36,7 @@ main() {
     begin_mps "$tmp/mps"
     for ((life = 1; life <= LIVES; life++)); do
         run_ray
-        if grep -q 'Ray runtime started' "$job/log/$me"; then
+        if started; then
             # A head that is lost has taken the study along. A worker that was cut off, or killed,
             # is told to end when it comes back, and is welcome again.
             [[ $role == worker ]] || break
@@ -52,14 +52,20 @@ main() {
 
 # run_ray: starts Ray and waits for its end; leaves with the job's
 run_ray() {
-    local status=0 looks=0
+    local status=0 looks=0 address=''
+    [[ $role == head ]] || address=$(head_address) || { over && exit 0; exit 1; }
     set -m # a process group of Ray's own
-    start_ray &> "$job/log/$me" &
+    start_ray "$address" &> "$job/log/$me" &
     ray_pid=$!
     set +m
     while kill -0 "$ray_pid" 2>/dev/null; do
         # Once a second: that is a question to the shared file system, of every node.
-        if ((looks++ % 5 == 0)) && over; then exit 0; fi
+        if ((looks++ % 5 == 0)); then
+            ! over || exit 0
+            # The head's first port was taken, and it has another.
+            [[ $role == head || $(< "$job/address") == "$address" ]] || kill -KILL -- "-$ray_pid" || true
+        fi
+        [[ $role == worker || -e $job/ready ]] || ! started || touch "$job/ready"
         sleep 0.2 || true
     done
     wait "$ray_pid" || status=$?
@@ -68,6 +74,23 @@ run_ray() {
     # Apptainer's own status: there was no container.
     ((status != 255)) || refuse "the image does not start here: $(tail -n 5 "$job/log/$me")"
     rm -rf "$tmp/r"
+}
+
+# started: whether Ray takes nodes and drivers: ray start says so on its own output, and nowhere else
+started() {
+    grep -q 'Ray runtime started' "$job/log/$me"
+}
+
+# head_address: of the job's Ray, once its head is about to start: ray start waits for it, and imports Ray
+# meanwhile; fails where the job ends before
+head_address() {
+    local deadline=$((SECONDS + WAIT_S))
+    until [[ -e $job/address ]]; do
+        over && return 1
+        ((SECONDS < deadline)) || refuse "the job's head did not begin to start in $WAIT_S s"
+        sleep 0.2
+    done
+    cat "$job/address"
 }
 
 # over: whether the job that the cluster is of has ended
@@ -101,7 +124,7 @@ architecture_of() {
     printf '%s\n' "${found:-$(uname -m)}"
 }
 
-# start_ray: becomes ray start, head or worker
+# start_ray [ADDRESS]: becomes ray start, of the head, or of a worker for the head at ADDRESS
 start_ray() {
     local ip first port memory_mib store_mib shm_mib
     local -a ray
@@ -114,9 +137,9 @@ start_ray() {
         # A node that is out of reach is given up after half a minute, not after a whole one.
         export RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=4
         # Without Ray's autoscaler and dashboard: the cluster is what Slurm gave.
-        ray=("$tmp" start --head --port="$port" --no-monitor --include-dashboard=false)
+        ray=(--head --port="$port" --no-monitor --include-dashboard=false)
     else
-        ray=(--head "$job/address" --within "$WAIT_S" "$tmp" start)
+        ray=(--address="$1")
     fi
     memory_mib=${SLURM_MEM_PER_NODE:-$MEM_PER_NODE_MIB}
     shm_mib=$(df -Pm /dev/shm | awk 'NR == 2 {print $4}')
@@ -125,8 +148,8 @@ start_ray() {
     # What trials write to a temporary directory goes with the job. Ray would start a process for
     # each CPU at once, none of which a trial can use, and one that reads logs for nobody.
     # It opens its own directory to every account: hence one below.
-    exec "${IN_IMAGE[@]}" env TMPDIR="$tmp" TORCHINDUCTOR_CACHE_DIR="$tmp/inductor" RAY_prestart_worker_first_driver=0 \
-        python -m siftune.join "${ray[@]}" --block --disable-usage-stats --include-log-monitor=false \
+    exec "${IN_IMAGE[@]}" env TMPDIR="$tmp" TORCHINDUCTOR_CACHE_DIR="$tmp/inductor" RAY_prestart_worker_first_driver=0 RAY_memory_monitor_refresh_ms=0 \
+        ray start "${ray[@]}" --block --disable-usage-stats --include-log-monitor=false \
         --node-ip-address="$ip" --temp-dir="$tmp/r" \
         --node-manager-port="$first" --object-manager-port=$((first + 1)) \
         --dashboard-agent-listen-port=$((first + 2)) --dashboard-agent-grpc-port=$((first + 3)) \

@@ -34,21 +34,24 @@ main() {
 
 # show DIRECTORY: one study in two lines
 show() {
-    local directory=$1 metric real state under_way=unfinished gpus=''
+    local directory=$1 metric real state paused under_way gpus=''
     state=$(life "$directory")
     if [[ ! -e $directory/summary.json ]]; then
         echo "${directory##*/}: $state, no trial has begun"
         return
     fi
+    paused=$(number "$directory/summary.json" paused)
+    under_way="$(($(number "$directory/summary.json" running) + ${paused:-0})) unfinished"
     if [[ $state == running* ]]; then
-        under_way=running
+        under_way="$(number "$directory/summary.json" running) running"
+        ((${paused:-0} == 0)) || under_way+=", $paused paused"
         gpus="$(number "$directory/summary.json" gpus_busy) of $(number "$directory/summary.json" gpus) GPUs taken, "
     fi
     real=$(number "$directory/summary.json" gpu_utilisation)
     real=${real#null}
-    printf '%s: %s completed, %s pruned, %s failed, %s %s; %s; %sslots busy %s of the time%s\n' "${directory##*/}" \
+    printf '%s: %s completed, %s pruned, %s failed, %s; %s; %sslots busy %s of the time%s\n' "${directory##*/}" \
         "$(number "$directory/summary.json" completed)" "$(number "$directory/summary.json" pruned)" \
-        "$(number "$directory/summary.json" failed)" "$(number "$directory/summary.json" running)" "$under_way" \
+        "$(number "$directory/summary.json" failed)" "$under_way" \
         "$state" "$gpus" "$(number "$directory/summary.json" busy_fraction)" "${real:+, GPUs busy $real of it}"
     [[ -e $directory/best.json ]] || return 0
     metric=$(sed -n 's/^metric: //p' "$directory/study.yaml")

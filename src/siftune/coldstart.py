@@ -19,7 +19,8 @@ from importlib import machinery
 from types import CodeType
 
 # Whose bytecode and libraries: what a driver, a node's Ray and a trial import.
-MODULES = ("torch", "ray.tune", "ray.scripts.scripts", "siftune.tuner", "siftune.trainables.mnist")
+MODULES = ["torch", "ray.tune", "ray.scripts.scripts", "siftune.launch", "siftune.backend.loop"]
+MODULES += ["siftune.trial.process", "siftune.trainables.mnist"]
 BYTECODE, LIBRARIES = f"{sys.prefix}/bytecode.bin", f"{sys.prefix}/libraries.bin"
 BLOCK = 1 << 17  # of mksquashfs, which is unpacked as a whole
 

@@ -58,6 +58,10 @@ class Lines:
             donor = f", as a clone of {event['donor']}" if "donor" in event else ""
             error = f": {event['error'].splitlines()[-1]}" if "error" in event else ""
             return f"goes on after epoch {event['epoch']}{donor}{error}"
+        if event["event"] == "pause":
+            return f"paused after epoch {trial.epoch}"
+        if event["event"] == "resume":
+            return f"resumed after epoch {trial.epoch}"
         error = f": {trial.error.splitlines()[-1]}" if trial.error else ""
         return f"{event['state']} ({progress.ended} of {progress.study.trials}){error}"
 
@@ -140,6 +144,8 @@ class Table:
         done = sum(row.state in STATES for row in rows)
         running = sum(row.state == "running" for row in rows)
         parts = [f"{done} of {self._study.trials} trials done", f"{running} running"]
+        if paused := sum(row.state == "paused" for row in rows):
+            parts.append(f"{paused} paused")
         if best:
             value = _short(best.metrics[self._study.metric])
             parts.append(f"best {self._study.metric} {value} (trial {best.trial})")

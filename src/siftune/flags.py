@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 import yaml
 
-from siftune import cluster, launch, study, trainables
+from siftune import cluster, launch, study
 from siftune.errors import UsageError
 from siftune.space import Config
 from siftune.study import PRESETS, Study
 from siftune.trainables import Trainable
+from siftune.trial import user
 
 _OPTIONS = {
     "trainable_arg": "trainable_options",
     "searcher_arg": "searcher_options",
     "scheduler_arg": "scheduler_options",
 }
-_TEXTS = ("trainable", "metric", "mode", "searcher", "scheduler", "name")
+_TEXTS = ("trainable", "metric", "mode", "searcher", "scheduler", "name", "workdir")
+_SWITCHES = ("reuse_processes",)
 _NUMBERS = ("seed", "trials", "cpus_per_trial", "gpus_per_trial", "concurrent", "retries")
 _TIMES = ("time_limit", "report_timeout")
 
@@ -73,7 +75,7 @@ def read_trial(flags: Mapping[str, Any], *, data: Path) -> tuple[Trainable, Conf
 
     Raises UsageError with every mistake.
     """
-    absent = dict.fromkeys((*_TEXTS, *_NUMBERS, *_TIMES, *_OPTIONS, "config", "resume"))
+    absent = dict.fromkeys((*_TEXTS, *_SWITCHES, *_NUMBERS, *_TIMES, *_OPTIONS, "config", "resume"))
     found, _ = read_study(absent | dict(flags))
     trainable = Trainable(
         name=found.trainable, data=data, seed=found.seed, options=found.trainable_options
@@ -87,7 +89,7 @@ def read_space(text: str) -> dict[str, Any]:
     """The dictionary that FILE.py:NAME or FILE.yaml names. Raises UsageError."""
     file, colon, name = text.rpartition(":")
     if colon and file.endswith(".py"):
-        loaded = trainables.load_file(Path(file))
+        loaded = user.load_file(Path(file))
         space = getattr(loaded, name, None)
         if isinstance(space, dict):
             return space
@@ -112,7 +114,7 @@ def read_time(flag: str, text: str) -> float:
 
 def _layer(flags: Mapping[str, Any], mistakes: list[str]) -> dict[str, Any]:
     """What the flags say of the study. What cannot be read goes to `mistakes`."""
-    layer = {name: flags[name] for name in _TEXTS if flags[name] is not None}
+    layer = {name: flags[name] for name in (*_TEXTS, *_SWITCHES) if flags[name] is not None}
     # An empty text is no number, and is not to mean the default.
     given = {name: flags[name] for name in _NUMBERS if flags[name] is not None}
     layer |= {n: text if _value(text) is None else _value(text) for n, text in given.items()}

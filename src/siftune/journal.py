@@ -8,6 +8,8 @@ is one event of one trial:
                                                gpu_mib, what it took so far of a GPU that is shared
     restart  epoch, cause, error if any;       it goes on from the checkpoint of that epoch
              donor, config, checkpoint for PBT
+    pause                                      it waits, with its checkpoint, for the scheduler
+    resume                                     it goes on from there
     end      state, error if any               completed, pruned or failed
 
 No file locks are used, which NFS and Lustre may lack or keep to one node: one process writes, and
@@ -33,7 +35,8 @@ def trial_name(number: int) -> str:
     return f"{number + 1:04d}"
 
 
-STATES = ("completed", "pruned", "failed")
+STATES = ("completed", "pruned", "failed")  # of trials that are over
+UNDER_WAY = ("running", "paused")
 # Causes of a restart that are the trial's own: it is tried again so often and no more.
 TRIED_AGAIN = ("crash", "hang", "memory")
 
@@ -69,7 +72,11 @@ def fold(trials: dict[str, Trial], event: Event) -> Trial:
     if kind == "start":
         trials[name] = Trial(name, event["config"])
     trial = trials[name]
-    if kind == "epoch":
+    if kind in ("epoch", "resume", "restart"):
+        trial.state = "running"
+    if kind == "pause":
+        trial.state = "paused"
+    elif kind == "epoch":
         trial.clone = None
         trial.epochs[event["epoch"]] = event["metrics"]
         trial.seconds += event["seconds"]

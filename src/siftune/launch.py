@@ -8,18 +8,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from siftune import ahead, cluster, console, imports, journal, lease, utilisation
+from siftune.backend.packing import Packing
 from siftune.errors import UsageError
 from siftune.journal import Journal, StorageError
 from siftune.lease import Lease
-from siftune.packing import Packing
 from siftune.progress import Progress
 from siftune.study import Study, read, read_yaml, resolve
 from siftune.trainables import Trainable
+from siftune.trial import user
 from siftune.utilisation import Usages
 
 FINISHED, FAILED, RESUMABLE = 0, 1, 75
@@ -45,7 +47,7 @@ def launch(
         study, resume = resumed(directory, {}), True
     nodes = cluster.nodes()
     trainable = Trainable(
-        name=study.trainable,
+        name=user.absolute(study.trainable),
         data=data.absolute(),
         seed=study.seed,
         options=study.trainable_options,
@@ -120,7 +122,9 @@ def _run(
         view.say(f"study {study.name}: {_describe(study)}, {at_once}, in {directory}")
         if progress.done:
             unseen_s = _unseen_s(directory, events)
-            _Clock(progress, log, driver, [], None, unseen_s=unseen_s).write_summary()
+            _Clock(
+                *(progress, log, driver, [], None), nodes_now=list, unseen_s=unseen_s
+            ).write_summary()
         else:
 
             def lost() -> None:
@@ -129,35 +133,48 @@ def _run(
                 print("the study stops: its Ray was killed, as for want of memory", file=sys.stderr)
                 print(f"see to that, then --resume {study.name}", file=sys.stderr, flush=True)
 
+            from siftune.backend.connect import connect
+
             with (
-                cluster.connect(lost, view.say),
+                connect(lost, view.say),
                 utilisation.watched(cluster.job_directory(), gpus=nodes[0].gpus > 0) as usage,
                 _signals() as received,
             ):
                 with imports.uncollected():
-                    from siftune import tuner
+                    from siftune.backend import loop
+                    from siftune.backend.placement import nodes_now
 
+                left_out: set[str] = set()
                 unseen_s = _unseen_s(directory, events)
                 clock = _Clock(
-                    *(progress, log, driver, received, packing), unseen_s=unseen_s, usage=usage
+                    *(progress, log, driver, received, packing),
+                    nodes_now=partial(nodes_now, left_out),
+                    unseen_s=unseen_s,
+                    usage=usage,
                 )
                 clock.write_summary()
                 try:
-                    stopped_by = tuner.run(
+                    ended = loop.run(
                         *(study, trainable, progress, directory),
-                        stop=clock.stop,
+                        stop=clock.look,
+                        launched_in=Path.cwd(),
+                        left_out=left_out,
                         packing=packing,
                         say=view.say,
                     )
                 except StorageError:
                     raise
-                except OSError as error:  # what Ray writes into the study directory
-                    raise StorageError(Path(error.filename or directory / "ray"), error) from error
+                except OSError as error:  # a checkpoint of the study directory
+                    path = Path(error.filename or directory / "checkpoints")
+                    raise StorageError(path, error) from error
             clock.write_summary()
-            if stopped_by:
-                print(f"the study stops: {stopped_by}", file=sys.stderr)
+            if ended:
+                print(f"the study stops: {ended.reason}", file=sys.stderr)
                 print(f"see to that, then --resume {study.name}", file=sys.stderr)
-                return FAILED
+                if not ended.elsewhere:
+                    return FAILED
+                if job := cluster.job_directory():
+                    (job / "again").touch()
     log.close()
     driver.end(finished=progress.done)  # before the report, which says so
     _write_report(directory)
@@ -367,6 +384,7 @@ class _Clock:
         received: list[int],
         packing: Packing | None,
         *,
+        nodes_now: Callable[[], list[cluster.Node]],
         unseen_s: float,
         usage: Callable[[], Usages] = dict,
     ) -> None:
@@ -377,6 +395,7 @@ class _Clock:
         self._driver = driver
         self._received = received
         self._packing = packing
+        self._nodes_now = nodes_now
         self._usage = usage
         self._start = self._written = self._counted = time.monotonic()
         self._packed = -1  # slots, when they were last counted
@@ -384,7 +403,8 @@ class _Clock:
         self._before = journal.read_json(log.directory / "summary.json")
         self._wall_s = self._before.get("wall_s", 0.0) + unseen_s
 
-    def stop(self) -> bool:
+    def look(self) -> bool:
+        """Does what is due. Returns whether the study is to stop."""
         now = time.monotonic()
         if self._packing and self._packing.slots != self._packed:
             self._count_slots()
@@ -405,7 +425,7 @@ class _Clock:
         if self._packing:
             slots = self._packed = self._packing.slots
         else:
-            slots = _slots(study, cluster.nodes_now())
+            slots = _slots(study, self._nodes_now())
         self._progress.slots = max(1, min(slots, study.concurrent or sys.maxsize))
 
     def write_summary(self) -> None:
@@ -418,7 +438,7 @@ class _Clock:
         now = time.monotonic()
         wall_s = now - self._start + self._wall_s
         trial_s = sum(trial.seconds for trial in trials)
-        ended = sum(trial.state != "running" for trial in trials)
+        ended = sum(trial.state in journal.STATES for trial in trials)
         slot_s = self._slot_s + (now - self._counted) * progress.slots
         slot_s += self._before.get("slot_s", 0.0)
         content = {

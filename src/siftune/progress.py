@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from siftune.journal import STATES, Event, Trial, fold, trial_name
-from siftune.metrics import recordable
+from siftune.journal import STATES, UNDER_WAY, Event, Trial, fold, trial_name
 from siftune.proposals import NotYet, Proposals
 from siftune.schedulers.base import Decision, Order, Scheduler
 from siftune.searchers.base import SpaceExhausted
@@ -29,6 +28,9 @@ class Best:
     config: Config
     metrics: dict[str, Any]
     checkpoint: str | None
+
+    def is_of(self, trial: str, epoch: int) -> bool:
+        return (self.trial, self.epoch) == (trial, epoch)
 
 
 class Sink(Protocol):
@@ -60,7 +62,7 @@ class Progress:
         self.suggest_wait_s = 0.0  # of slots that stood idle until a config was there
         self._write = write
         self._sinks = list(sinks)
-        self._scores: dict[str, float] = {}  # best score of each trial
+        self._bests: dict[str, tuple[float, int]] = {}  # best score of each trial, and its epoch
         self._decisions: dict[str, Decision] = {}  # of each trial's last epoch
         self._running: set[str] = set()
         self._waiting_since: float | None = None  # for the next config
@@ -82,7 +84,7 @@ class Progress:
 
     def by_state(self) -> dict[str, int]:
         states = [trial.state for trial in self.trials.values()]
-        return {state: states.count(state) for state in (*STATES, "running")}
+        return {state: states.count(state) for state in (*STATES, *UNDER_WAY)}
 
     @property
     def all_begun(self) -> bool:
@@ -99,6 +101,19 @@ class Progress:
     def paused(self, trial: str) -> bool:
         """Whether the trial waits for an order of the scheduler's."""
         return self._decisions.get(trial) is Decision.PAUSE
+
+    def kept(self, trial: str) -> set[str]:
+        """The checkpoints of a trial that are to stay, paths in the study directory: that of its
+        best epoch, by the comparison that finds the study's best, and its last one."""
+        checkpoints = self.trials[trial].checkpoints
+        if not checkpoints:
+            return set()
+        kept = {checkpoints[max(checkpoints)]}
+        if trial in self._bests and (best := checkpoints.get(self._bests[trial][1])):
+            kept.add(best)
+        if self.best and self.best.trial == trial and self.best.checkpoint:
+            kept.add(self.best.checkpoint)
+        return kept
 
     def overdue(self) -> list[str]:
         """Trials that were to stop when the study was interrupted."""
@@ -151,7 +166,6 @@ class Progress:
         An epoch trained a second time, after a restart without a checkpoint, is not told to
         searcher and scheduler again.
         """
-        metrics = recordable(metrics)
         if problem := self._problem(metrics, epoch):
             self.end(trial, "failed", problem)
             return Decision.STOP
@@ -162,7 +176,17 @@ class Progress:
         decision = Decision.CONTINUE if again else self._decisions[trial]
         if decision is Decision.STOP:
             self.end(trial, "pruned")
+        elif decision is Decision.PAUSE:
+            self.pause(trial)
         return decision
+
+    def pause(self, trial: str) -> None:
+        """The trial waits for an order of the scheduler's."""
+        self._record({"event": "pause", "trial": trial})
+
+    def resume(self, trial: str) -> None:
+        """The paused trial goes on, by an order of the scheduler's."""
+        self._record({"event": "resume", "trial": trial})
 
     def restart(
         self, trial: str, epoch: int, *, cause: str = "interrupted", error: str | None = None
@@ -213,15 +237,7 @@ class Progress:
             self.scheduler.begin(name, trial.config)
         elif kind == "epoch" and not again:
             self._take_epoch(trial, event["epoch"], event["metrics"])
-        elif (
-            kind == "epoch"
-            and self.best
-            and (self.best.trial, self.best.epoch)
-            == (
-                name,
-                event["epoch"],
-            )
-        ):
+        elif kind == "epoch" and self.best and self.best.is_of(name, event["epoch"]):
             # Its checkpoint was not to be had any more, or it would not be trained again.
             self.best = replace(self.best, checkpoint=event.get("checkpoint"))
         elif kind == "restart":
@@ -229,19 +245,20 @@ class Progress:
         elif kind == "end":
             self._running.discard(name)
             failed = trial.state == "failed"
-            self.proposals.end(name, None if failed else self._scores.get(name))
+            self.proposals.end(name, None if failed else self._bests.get(name, (None,))[0])
             self.scheduler.end(name)
 
     def _take_epoch(self, trial: Trial, epoch: int, metrics: dict[str, Any]) -> None:
         name = trial.trial
         score = self.study.sign() * float(metrics[self.study.metric])
-        self._scores[name] = min(score, self._scores.get(name, math.inf))
+        if score < self._bests.get(name, (math.inf,))[0]:
+            self._bests[name] = (score, epoch)
         if self.best is None or score < self._score_of(self.best):
             self.best = Best(name, epoch, trial.config, metrics, trial.checkpoints.get(epoch))
         self.proposals.report(name, epoch, score)
         decision = self.scheduler.report(name, epoch, score)
-        # At its last epoch a trial ends by itself: there is nothing left to stop or to pause.
-        last = epoch >= trial.config.get("epochs", math.inf)
+        # After its last epoch a trial ends: there is nothing left to stop or to pause.
+        last = epoch >= (self.study.last_epoch(trial.config) or math.inf)
         self._decisions[name] = Decision.CONTINUE if last else decision
 
     def _score_of(self, best: Best) -> float:

@@ -1,6 +1,7 @@
 """One trial alone: no Ray process, no study directory, a debugger works."""
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 from siftune.errors import UsageError
 from siftune.space import Config
 from siftune.study import read, read_yaml
-from siftune.trainables import TRAINABLES, Trainable, module, run_user_function
+from siftune.trainables import TRAINABLES, Trainable, module
+from siftune.trial import session
+from siftune.trial.metrics import plain
 
 
 def train(
@@ -18,39 +21,32 @@ def train(
     *,
     save_to: Path | None = None,
 ) -> None:
-    """Trains one config; `on_epoch` gets the metrics of each epoch, `save_to` the weights.
-
-    The user's own function saves its weights itself.
-    """
-    if trainable.name not in TRAINABLES:
-        _train_user_function(trainable, config, on_epoch)
-        return
+    """Trains one config in this process; `on_epoch` gets the metrics of each epoch, `save_to` the
+    weights. The user's own function saves its weights itself."""
     trainable.prepare()
-    epochs = module(trainable.name).epochs(
-        config, start=None, seed=trainable.seed, data=trainable.data, **trainable.options
-    )
-    for metrics, save in epochs:
-        if save_to:
-            save(save_to)
-        on_epoch(metrics)
+    session.install()
+    with tempfile.TemporaryDirectory() as scratch:
+        alone = _Alone(config, on_epoch)
+        with session.active(alone):
+            trainable.run(
+                config, None, alone.report, save_in=lambda epoch: save_to or Path(scratch)
+            )
 
 
-def _train_user_function(
-    trainable: Trainable, config: Config, on_epoch: Callable[[Mapping[str, Any]], None]
-) -> None:
-    from ray import tune
+class _Alone:
+    """The session of a config that is trained alone, in the directory of launch."""
 
-    def report(metrics: Mapping[str, Any], **_: Any) -> None:
-        on_epoch(metrics)
+    trial = study = "train"
+    checkpoint: Path | None = None
+    resources: tuple[dict[str, float], ...] = ({"CPU": 1.0},)
 
-    # Outside of a trial Ray Tune's own functions raise. Replaced before the user's file is run,
-    # so that it gets these, however it imports them.
-    before = tune.report, tune.get_checkpoint
-    tune.report, tune.get_checkpoint = report, lambda: None
-    try:
-        run_user_function(trainable.name, config, seed=trainable.seed, report=report)
-    finally:
-        tune.report, tune.get_checkpoint = before
+    def __init__(self, config: Config, on_epoch: Callable[[Mapping[str, Any]], None]) -> None:
+        self.config = config
+        self.directory = Path.cwd()
+        self._on_epoch = on_epoch
+
+    def report(self, metrics: Mapping[Any, Any], checkpoint: Any = None) -> None:
+        self._on_epoch(plain(metrics))
 
 
 def evaluate(best: Path, *, data: Path) -> dict[str, float]:

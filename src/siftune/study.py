@@ -77,6 +77,8 @@ class Study:
     time_limit_s: float | None = None
     retries: int = 2  # of a trial whose process ended, hung or ran out of memory
     report_timeout_s: float | None = None  # None: ten times the longest epoch, at least 10 min
+    workdir: str = "trial"  # a trial's working directory: its own, or that of launch
+    reuse_processes: bool = False  # a process trains one trial after another
 
     def sign(self) -> int:
         """What turns the metric into a score, which is always minimised."""
@@ -89,6 +91,12 @@ class Study:
         if "max_epochs" in self.scheduler_options:
             return self.scheduler_options["max_epochs"]
         return int(self.space.bounds("epochs")[1]) if "epochs" in self.space else DEFAULT_MAX_EPOCHS
+
+    def last_epoch(self, config: Mapping[str, Any]) -> int | None:
+        """The epoch after which a trial of this config ends, even where its function would train
+        on: `epochs`, or the scheduler's option max_epochs. None where neither is given."""
+        given = (config.get("epochs"), self.scheduler_options.get("max_epochs"))
+        return min((int(epochs) for epochs in given if epochs is not None), default=None)
 
     def to_yaml(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -250,6 +258,10 @@ def _value_mistakes(values: Mapping[str, Any]) -> list[str]:
     mistakes += whole("retries", 0)
     if values.get("mode", "min") not in ("min", "max"):
         mistakes.append(wrong("mode", "min or max"))
+    if values.get("workdir", "trial") not in ("trial", "launch"):
+        mistakes.append(wrong("workdir", "trial or launch"))
+    if not isinstance(values.get("reuse_processes", False), bool):
+        mistakes.append(wrong("reuse_processes", "true or false"))
     if not isinstance(values.get("metric", ""), str):
         mistakes.append(wrong("metric", "the name of a reported metric"))
     if (cpus := number("cpus_per_trial")) is not None and cpus <= 0:

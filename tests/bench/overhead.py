@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,12 @@ SLOTS = 2
 def measure(trials: int = 256) -> dict[str, float]:
     """Seconds of wall time per trial of each, two trials at a time, and what that is of siftune's.
 
-    All propose at random and train nothing. Ray is started before, each side's as it starts it
+    All propose at random and train nothing. Ray's start is not counted, each side's as it starts it
     itself. What starts a process for each trial has a quarter of the trials: each costs the same.
     What does not is measured with a quarter too: `warm` is the cost of those between, without the
     start.
     """
     import ray
-
-    from siftune import cluster
 
     few = max(1, trials // 4)
     seconds = {}
@@ -63,22 +62,21 @@ def measure(trials: int = 256) -> dict[str, float]:
         with_start("ray_reuse", _ray_reuse, scratch)
         seconds["ray"] = _ray_tune(few, scratch, reuse_actors=False)
         ray.shutdown()
-        with cluster.connect():
-            with_start("siftune", _siftune, scratch)
+        # As they are, with a process for each trial; and with processes reused.
+        with_start("siftune", _apart, scratch)
+        with_start("siftune_reuse", partial(_apart, reuse=True), scratch)
         seconds["optuna"] = _optuna(few, scratch)
         seconds["syne_tune"] = _syne_tune(few, scratch)
     ratios = {f"{name}_ratio": s / seconds["siftune"] for name, s in seconds.items()}
-    ratios["warm"] = seconds["ray_reuse_warm"] / seconds["siftune_warm"]
+    ratios["warm"] = seconds["ray_reuse_warm"] / seconds["siftune_reuse_warm"]
     return {f"{name}_s": s for name, s in seconds.items()} | ratios
 
 
 def growth(trials: int = 2101) -> dict[str, float]:
     """Seconds per trial around the 200th and the 2,000th of one study with Optuna's TPE."""
-    from siftune import cluster
-
-    with tempfile.TemporaryDirectory() as name, cluster.connect():
+    with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        _siftune(trials, scratch, searcher="optuna")
+        _apart(trials, scratch, searcher="optuna")
         lines = (scratch / "study" / "trials.jsonl").read_text().splitlines()
     ends = [event["time"] for event in map(json.loads, lines) if event["event"] == "end"]
 
@@ -89,18 +87,16 @@ def growth(trials: int = 2101) -> dict[str, float]:
     return figures | {"ratio": figures["trial_2000_s"] / figures["trial_200_s"]}
 
 
-def _siftune(trials: int, scratch: Path, searcher: str = "random") -> float:
-    from siftune.launch import launch
-    from siftune.study import read
-
+def _apart(trials: int, scratch: Path, *, searcher: str = "random", reuse: bool = False) -> float:
+    """A study of siftune's in a process of its own: seconds per trial, Ray's start apart."""
     scratch.mkdir(exist_ok=True)
     file = scratch / "trivial.py"
     file.write_text(TRAINABLE)
-    layer = {"name": "study", "trainable": f"{file}:train", "trials": trials}
-    layer |= {"searcher": searcher, "scheduler": "none", "concurrent": SLOTS}
-    study = read([layer], {})
-    with contextlib.redirect_stdout(io.StringIO()):
-        launch(study, data=scratch, results=scratch)
+    command = [sys.executable, str(Path(__file__).parents[2] / "entrypoints" / "tune.py")]
+    command += ["--name", "study", "--trainable", f"{file}:train", "--trials", str(trials)]
+    command += ["--searcher", searcher, "--scheduler", "none", "--concurrent", str(SLOTS)]
+    command += ["--results", str(scratch), *(["--reuse-processes"] if reuse else [])]
+    subprocess.run(command, cwd=scratch, check=True, capture_output=True)
     summary = json.loads((scratch / "study" / "summary.json").read_text())
     assert summary["trials"]["completed"] == trials
     wall_s: float = summary["wall_s"]

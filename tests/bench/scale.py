@@ -2,8 +2,8 @@
 
     python -m tests.bench.scale SLOTS [SECONDS]
 
-What is real: the driver, that is study, journal, searcher, scheduler and Ray Tune's loop, and Ray
-with every call through it. What is simulated: 800 processes do not fit on one machine, so the
+What is real: the driver, that is study, journal, searcher, scheduler and the loop, and Ray with
+every call through it. What is simulated: 800 processes do not fit on one machine, so the
 trials, which sleep, live together in two of Ray's asynchronous actors.
 """
 
@@ -12,7 +12,6 @@ import contextlib
 import io
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -68,15 +67,22 @@ def _file_operations(slots: int, seconds: float) -> float:
 
 
 def run(slots: int, seconds: float) -> dict[str, float]:
-    from siftune import cluster, tuner
-    from siftune.launch import launch
-    from siftune.study import read
+    from siftune import cluster
+    from siftune.backend import environment
+    from siftune.backend.connect import connect
 
     cluster.nodes = lambda: [cluster.Node(cpus=slots, gpus=0)]  # type: ignore[assignment]
-    with tempfile.TemporaryDirectory(prefix="siftune-scale") as name, cluster.connect():
+    with (
+        tempfile.TemporaryDirectory(prefix="siftune-scale") as name,
+        environment.prepared(),
+        connect(),
+    ):
+        from siftune.backend import loop
+        from siftune.launch import launch
+        from siftune.study import read
+
         scratch = Path(name)
-        hosts = _hosts()
-        tuner._Actors.get = lambda self, trainable: _ActorClass(hosts)  # type: ignore[method-assign]
+        loop.Workers = _workers  # type: ignore[assignment, misc]
         (scratch / "sleeper.py").write_text(TRAINABLE)
         layer = {"name": "study", "trainable": f"{scratch / 'sleeper.py'}:train", "trials": 10**6}
         layer |= {"searcher": "optuna", "scheduler": "asha", "time_limit_s": seconds}
@@ -107,92 +113,81 @@ def _most_mib() -> float:
     return math.nan
 
 
-# ── In place of Ray's actors ────────────────────────────────────────────────────────────────────
+# ── In place of workers ─────────────────────────────────────────────────────────────────────────
 
 
-def _hosts() -> list[Any]:
+def _workers() -> Any:
+    """What starts a worker whose trials are in a few asynchronous actors."""
     import ray
 
     host = ray.remote(_Host).options(num_cpus=0, max_concurrency=10_000)
-    return [host.remote() for _ in range(HOSTS)]
+    hosts = [host.remote() for _ in range(HOSTS)]
+
+    class Workers:
+        def start(self, setup: Any, node_id: str, *, gpus: int, slots: int) -> "_Worker":
+            return _Worker(hosts, node_id)
+
+        def kill(self, worker: Any) -> None: ...
+
+    return Workers()
 
 
 class _Host:
-    """Many trials, each of which sleeps and reports as siftune's do."""
+    """Trials that sleep and report."""
 
     def __init__(self) -> None:
-        self._trials: dict[int, tuple[dict[str, Any], int]] = {}
+        self._trials: dict[str, Any] = {}
+        self._epochs: dict[str, int] = {}
 
-    async def call(self, key: int, method: str, *words: Any, **more: Any) -> Any:
-        if method in ("make", "begin", "reset"):
-            self._trials[key] = (words[0], 0)
-        if method in ("begin", "train"):
-            return await self._train(key)
-        return True
+    async def place(self, node_id: str) -> Any:
+        from siftune.backend.worker import Place
 
-    async def _train(self, key: int) -> dict[str, Any]:
-        from siftune.tuner import _REPORT, _Report
+        return Place("node", node_id, ())
 
-        config, epoch = self._trials[key]
+    async def begin(self, key: str, begin: Any, gpus: Any, first: Any) -> Any:
+        self._trials[key], self._epochs[key] = begin, begin.epoch
+        return await self._train(key), None
+
+    async def next(self, key: str, answer: Any) -> Any:
+        from siftune.trial.messages import Answer, End
+
+        return End() if answer is Answer.STOP else await self._train(key)
+
+    async def stop(self, key: str) -> None: ...
+
+    async def _train(self, key: str) -> Any:
+        from siftune.trial.messages import End, Report
+
+        config, epoch = self._trials[key].config, self._epochs[key]
         if epoch == config["epochs"]:
-            return {"__duplicate__": True}
+            return End()
         # Not all at once.
-        await asyncio.sleep(EPOCH_S * (0.5 + (key * 0.618 + epoch * 0.414) % 1))
-        self._trials[key] = (config, epoch + 1)
+        await asyncio.sleep(EPOCH_S * (0.5 + (int(key[:6], 16) * 0.618 + epoch * 0.414) % 1))
+        self._epochs[key] = epoch + 1
         loss = abs(config["lr"] - 1e-3) + 1 / (epoch + 1)
-        report = _Report({"loss": loss, "sent": time.time()}, "node", gpu=None, gpu_mib=None)
-        result = {"loss": loss, "done": False, "training_iteration": epoch + 1, _REPORT: report}
-        result |= {"time_this_iter_s": EPOCH_S, "should_checkpoint": False, "pid": os.getpid()}
-        return result | {"hostname": "node", "node_ip": "127.0.0.1", "config": config}
+        metrics = {"loss": loss, "sent": time.time()}
+        return Report(epoch=epoch + 1, metrics=metrics, seconds=EPOCH_S)
 
 
-class _ActorClass:
-    """What Ray Tune takes for an actor class."""
+class _Worker:
+    """A handle: `worker.next.remote(key, answer)` goes to the host of that run."""
 
-    def __init__(self, hosts: list[Any]) -> None:
-        self._hosts = hosts
-        self._made = 0
-
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
-        import ray
-
-        return ray.actor.ActorClass
-
-    def options(self, **options: Any) -> "_ActorClass":
-        return self
-
-    _keys = iter(range(10**9))
-
-    def remote(self, config: dict[str, Any], storage: Any) -> "_Actor":
-        key = next(self._keys)
-        actor = _Actor(self._hosts[key % len(self._hosts)], key)
-        actor.make.remote(config)
-        return actor
-
-
-class _Actor:
-    """A handle: `actor.train.remote()`."""
-
-    def __init__(self, host: Any, key: int) -> None:
-        self._host, self._key = host, key
+    def __init__(self, hosts: list[Any], node_id: str) -> None:
+        self._hosts, self._node_id = hosts, node_id
 
     def __getattr__(self, method: str) -> "_Method":
-        return _Method(self._host, self._key, method)
-
-    def _ready(self) -> "_Method":
-        return _Method(self._host, self._key, "ready")
-
-    __ray_ready__ = property(_ready)
-    __ray_terminate__ = property(_ready)
+        return _Method(self._hosts, self._node_id, method)
 
 
 class _Method:
-    def __init__(self, host: Any, key: int, name: str) -> None:
-        self._host, self._key, self._name = host, key, name
+    def __init__(self, hosts: list[Any], node_id: str, name: str) -> None:
+        self._hosts, self._node_id, self._name = hosts, node_id, name
 
-    def remote(self, *words: Any, **more: Any) -> Any:
-        return self._host.call.remote(self._key, self._name, *words, **more)
+    def remote(self, *words: Any) -> Any:
+        if self._name == "place":
+            return self._hosts[0].place.remote(self._node_id)
+        host = self._hosts[int(words[0][:6], 16) % len(self._hosts)]
+        return getattr(host, self._name).remote(*words)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class Soak:
     # ── Faults ──────────────────────────────────────────────────────────────────────────────────
 
     def trial_killed(self) -> None:
-        self._kill(self._place(), "-f ray::Reporting -n")
+        self._kill(self._place(), "-n ^trial")
 
     def ray_of_a_worker_killed(self) -> None:
         self._kill(self._place(head=False), "-x raylet")

@@ -24,7 +24,7 @@ def train(config):
     homes = len([home for home in Path("/home").iterdir() if any(home.iterdir())])
     for epoch in range(config["epochs"]):
         tune.report({"loss": config["x"], "homes": homes})
-        if Path("tried").exists():
+        if Path(__file__).with_name("tried").exists():
             return
         time.sleep(0.3)
 """
@@ -125,7 +125,7 @@ def test_a_second_account_on_the_same_node_finds_every_door_closed(
     assert said.count(" start ") == 2
     found = events(job.study("s"))
     assert [e["state"] for e in found if e["event"] == "end"] == ["completed", "completed"]
-    assert {e["restart"] for e in found if e["event"] == "restart"} == set()
+    assert [e for e in found if e["event"] == "restart"] == []
     assert {e["metrics"]["homes"] for e in found if e["event"] == "epoch"} == {0}
     job.await_nothing_left()
     cluster.run("root", "rm", "-rf", OWN)
@@ -144,7 +144,7 @@ def _ports(node: Node) -> None:
     http = [port for port, name in servers.items() if name.startswith(AGENT)]
     grpc = [port for port, name in servers.items() if name.startswith(RAY) and port not in http]
     assert len(http) == 1
-    assert len(grpc) >= 5  # head, raylet, its objects, the driver, a trial
+    assert len(grpc) >= 5  # head, raylet, its objects, the driver, a worker
     abstract = node.as_root("ss", "-Hlxp")
     assert not [line for line in abstract.splitlines() if " @" in line and "hpc1" in line]
 
@@ -178,7 +178,7 @@ def _files(node: Node) -> None:
     """Nothing of the job's, the study's or Ray's can be read, written or connected to."""
     temporary = f"/tmp/sift-{node.job.number}"
     sockets = node.as_root("find", temporary, "-type", "s").split()
-    assert len(sockets) == 3, sockets  # raylet, plasma, zygote
+    assert len(sockets) == 3, sockets  # raylet, plasma, the fork server
     private = [f"{node.private}/{name}" for name in ("token", "log", "address", "tls/job.key")]
     study = f"{node.job.directory}/results/s"
     names = [*sockets, *private, node.private, temporary, f"{temporary}/r", study]
@@ -199,7 +199,8 @@ def _files(node: Node) -> None:
 def _processes(node: Node, pids: list[str]) -> None:
     """No process can be signalled, traced or looked into, and none shows the token."""
     found = node.knock("hpc2", "process", "-", "-", *pids)
-    closed = {"PermissionError", "ProcessLookupError", "FileNotFoundError"}  # ended meanwhile
+    # The others have ended meanwhile: nobody has waited yet for the last, which has no memory.
+    closed = {"PermissionError", "ProcessLookupError", "FileNotFoundError", "OPEN ''"}
     assert {name: said for name, said in found.items() if said not in closed} == {}
     assert "PermissionError" in found.values()
     mine = node.as_root("pgrep", "-u", "hpc1", "-f", "entrypoints/tune.py").split()[-1]

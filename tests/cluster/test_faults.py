@@ -94,3 +94,24 @@ def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cl
     # After kill -9 nobody is left to do this.
     cluster.check("root", "rm", "-rf", f"/tmp/sift-{job.number}", place="node2")
     job.await_nothing_left()
+
+
+def test_a_node_whose_disk_is_full_is_left_out(
+    submit: Callable[..., Job], cluster: Cluster
+) -> None:
+    """Its trials save to the node's own disk first, and continue on the other node."""
+    job = begin(submit, trials=16, minutes=10, gpus=4)
+    await_epoch(job)
+    study = job.study("s")
+    poll(lambda: nodes(study) == {"node1", "node2"}, 120, "epochs on both nodes", job.log)
+    fill = "head -c 2G /dev/zero > /tmp/full"
+    cluster.run("root", "bash", "-c", fill, place="node2")
+    try:
+        said = job.wait(240)
+    finally:
+        cluster.check("root", "rm", "/tmp/full", place="node2")
+    assert job.status() == 0, said
+    assert said.count("node2 is left out: its disk cannot be written, /tmp/") == 1
+    assert_nothing_was_trained_twice(study, trials=16)
+    assert causes(study) == {"node"}
+    job.await_nothing_left()

@@ -1,22 +1,34 @@
 """One Ray for all studies of a test run."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from drivers import job_of_this_ray
 
-from siftune import cluster
+from siftune.backend import environment
 from siftune.launch import launch
 from siftune.study import read
+
+assert "ray" not in sys.modules, "Ray reads its environment when it is imported"
+PREPARED = environment.prepared()
+PREPARED.__enter__()
+
+from drivers import job_of_this_ray  # noqa: E402
+
+
+def pytest_unconfigure() -> None:
+    PREPARED.__exit__(None, None, None)
 
 
 @pytest.fixture(scope="session")
 def connected() -> Iterator[None]:
     """Ray with two CPUs, connected for the length of the tests."""
-    with cluster.connect():
+    from siftune.backend.connect import connect
+
+    with connect():
         yield
 
 

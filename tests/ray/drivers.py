@@ -16,18 +16,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import ray
-from ray._private import ray_constants
 
 ROOT = Path(__file__).parents[2]
 _FORKS = multiprocessing.get_context("forkserver")
-# Not ray.tune: its import draws a random number, and then all forks would draw the same ones and
-# give the same names to their objects in the common Ray.
 _FORKS.set_forkserver_preload(
     [
         "pandas",
         "pyarrow.fs",
         "pydantic",
-        "ray",
+        "ray.tune",
         "siftune.flags",
         "siftune.report",
         "siftune.searchers.bayesopt",
@@ -45,6 +42,7 @@ def job_of_this_ray(directory: Path) -> dict[str, str]:
     is connected to; the driver's environment."""
     for name in ("failed", "log"):
         (directory / name).mkdir(parents=True)
+    (directory / "ready").touch()
     (directory / "address").write_text(ray.get_runtime_context().gcs_address)
     (directory / "nodes").write_text(os.uname().nodename.partition(".")[0])
     shutil.copy(os.environ["RAY_AUTH_TOKEN_PATH"], directory / "token")
@@ -61,8 +59,11 @@ class Driver:
 
     def __init__(self, flags: list[str], *, directory: Path, environment: dict[str, str]) -> None:
         self._output = Path(tempfile.mkstemp(dir=directory, prefix="output-")[1])
+        self._status = self._output.with_suffix(".status")
         self._process: BaseProcess = _FORKS.Process(
-            target=_drive, args=(flags, directory, environment, self._output), daemon=True
+            target=_drive,
+            args=(flags, directory, environment, self._output, self._status),
+            daemon=True,
         )
         self._process.start()
 
@@ -87,19 +88,28 @@ class Driver:
         self._process.join()
 
     def wait(self) -> int | None:
-        """The exit status."""
+        """The exit status; None if it was killed, or does not end.
+
+        multiprocessing's own is not to be trusted where several threads start processes: each start
+        reads the exit codes of all.
+        """
         self._process.join(_PATIENCE_S)
-        status = self._process.exitcode
         self._process.kill()
-        return status
+        text = self._status.read_text() if self._status.exists() else ""
+        return int(text) if text else None
 
 
-def _drive(flags: list[str], directory: Path, environment: dict[str, str], output: Path) -> None:
+def _drive(
+    flags: list[str], directory: Path, environment: dict[str, str], output: Path, status: Path
+) -> None:
     with output.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(directory)
     os.environ.update(environment)
-    ray_constants.ENABLE_RAY_CLUSTER = False  # the tests' Ray is on loopback: see siftune.cluster
     sys.argv = ["tune", *flags]
-    runpy.run_path(str(ROOT / "entrypoints/tune.py"), run_name="__main__")
+    try:
+        runpy.run_path(str(ROOT / "entrypoints/tune.py"), run_name="__main__")
+    except SystemExit as end:
+        status.write_text(str(end.code))
+        raise

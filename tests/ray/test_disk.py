@@ -27,10 +27,14 @@ def sh(*command: str | Path) -> None:
 
 
 def unmount(place: Path) -> None:
-    """Unmounts once the trials of a driver that has ended let go of it."""
+    once_free("umount", place)
+
+
+def once_free(*command: str | Path) -> None:
+    """Runs the command once the trials of a driver that has ended have closed their files."""
     deadline = time.monotonic() + 60
-    while subprocess.run(["umount", place], capture_output=True).returncode:
-        assert time.monotonic() < deadline, f"something uses {place}"
+    while subprocess.run(command, capture_output=True).returncode:
+        assert time.monotonic() < deadline, f"{command} fails: something uses it"
         time.sleep(0.2)
 
 
@@ -149,7 +153,7 @@ def test_a_study_that_cannot_be_written_is_refused(
     first = tune(small)
     first.wait_for(small / "s/trials.jsonl", 12)
     first.kill()
-    sh("mount", "-o", "remount,ro", small)
+    once_free("mount", "-o", "remount,ro", small)
     new = tune(small / "new")
     assert new.wait() == 2
     assert "tune: cannot write to" in new.said

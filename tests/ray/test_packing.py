@@ -19,12 +19,13 @@ import time
 from pathlib import Path
 import torch
 from ray import tune
-from siftune import gpu_memory
+from siftune.trial import gpu_memory
 
 SPACE = {"x": tune.choice(list(range(12))), "epochs": 3}
+HERE = Path(__file__).parent
 MEET = 2, 3, 4, 6
 NEEDED = {"now": 0}
-gpu_memory.taken_mib = lambda: NEEDED["now"]
+gpu_memory.used_mib = lambda: NEEDED["now"]
 
 
 def train(config):
@@ -34,8 +35,8 @@ def train(config):
         if limit is not None and NEEDED["now"] > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         if config["x"] in MEET:  # so that they are there at once, however long processes take
-            Path(f"begun{config['x']}").touch()
-            while not all(Path(f"begun{x}").exists() for x in MEET):
+            (HERE / f"begun{config['x']}").touch()
+            while not all((HERE / f"begun{x}").exists() for x in MEET):
                 time.sleep(0.05)
         time.sleep(0.5)
         tune.report({"loss": config["x"]})

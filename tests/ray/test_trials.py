@@ -10,6 +10,11 @@ from typing import Any
 import pytest
 
 
+def states(result: Any) -> dict[str, int]:
+    """How many trials are in each state, of those in which there are any."""
+    return {state: count for state, count in result.summary["trials"].items() if count}
+
+
 @pytest.fixture
 def mine(study: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     """Runs a study of a function in a file of the user's."""
@@ -66,6 +71,7 @@ def test_numbers_beyond_floats_fail_their_trial_or_are_recorded(mine: Callable[.
     assert all("a finite number is needed" in error for error in errors)
     assert result.summary["trials"]["completed"] == 2
     assert result.best["metrics"]["steps"] == "a whole number of 16610 bits"
+    assert result.best["metrics"]["nested/steps"] == ["a whole number of 16610 bits"]
 
 
 def test_one_trial_that_raises_does_not_end_the_study(mine: Callable[..., Any]) -> None:
@@ -82,7 +88,7 @@ def test_one_trial_that_raises_does_not_end_the_study(mine: Callable[..., Any]) 
     assert len(failed) == 1
     assert "RuntimeError: two is too many" in failed[0]["error"]
     assert "in train" in failed[0]["error"]
-    assert result.summary["trials"] == {"completed": 3, "pruned": 0, "failed": 1, "running": 0}
+    assert states(result) == {"completed": 3, "failed": 1}
     assert "RuntimeError: two is too many" in (result.directory / "report.html").read_text()
 
 
@@ -141,12 +147,12 @@ def test_a_trial_whose_process_always_dies_is_tried_again_and_fails_alone(
         retries=1,
     )
     assert result.status == 0
-    assert result.summary["trials"] == {"completed": 3, "pruned": 0, "failed": 1, "running": 0}
+    assert states(result) == {"completed": 3, "failed": 1}
     (again,) = result.of("restart")
     assert again["cause"] == "crash"
-    assert "ended by itself" in again["error"]
     (failed,) = (e for e in result.of("end") if e["state"] == "failed")
-    assert "segmentation fault" in failed["error"]
+    for error in (again["error"], failed["error"]):
+        assert error == "its process ended with SIGSEGV, a segmentation fault in native code"
 
 
 # In its second epoch trial x = 3 fails, the first time; there is a checkpoint of the first.
@@ -186,7 +192,7 @@ def test_a_trial_that_fails_once_goes_on_from_its_checkpoint(
     body = FAILS_ONCE.replace("MARK", f'Path("{tmp_path}/mark")').replace("FAIL", fail)
     result = mine(body, report_timeout_s=8.0 if cause == "hang" else None)
     assert result.status == 0
-    assert result.summary["trials"] == {"completed": 4, "pruned": 0, "failed": 0, "running": 0}
+    assert states(result) == {"completed": 4}
     (again,) = result.of("restart")
     assert (again["cause"], again["epoch"]) == (cause, 1)
     epochs = [e for e in result.of("epoch") if e["trial"] == again["trial"]]
@@ -205,7 +211,7 @@ def test_a_checkpoint_that_cannot_be_read_costs_its_epochs_and_not_the_trial(
             os.kill(os.getpid(), signal.SIGKILL)"""
     body = FAILS_ONCE.replace("MARK", f'Path("{tmp_path}/mark")').replace("FAIL", spoil)
     result = mine(body)
-    assert result.summary["trials"] == {"completed": 4, "pruned": 0, "failed": 0, "running": 0}
+    assert states(result) == {"completed": 4}
     assert [(e["cause"], e["epoch"]) for e in result.of("restart")] == [
         ("crash", 1),
         ("checkpoint", 0),
@@ -233,40 +239,33 @@ def test_a_full_disk_stops_the_study_and_fails_no_trial(
     assert "--resume study" in said
 
 
-def test_a_warm_process_that_keeps_its_memory_is_replaced(mine: Callable[..., Any]) -> None:
+STATEFUL = """
+    import os
+    seen = []
+    def train(config):
+        seen.append(config["x"])
+        tune.report({"loss": config["x"], "pid": os.getpid(), "seen": len(seen)})
+    """
+
+
+def test_every_trial_is_a_fresh_process(mine: Callable[..., Any]) -> None:
+    result = mine(STATEFUL, concurrent=1)
+    metrics = [e["metrics"] for e in result.of("epoch")]
+    assert len({m["pid"] for m in metrics}) == 4
+    assert [m["seen"] for m in metrics] == [1] * 4
+
+
+def test_with_reused_processes_one_trains_all_trials_of_its_slot(mine: Callable[..., Any]) -> None:
+    result = mine(STATEFUL, concurrent=1, reuse_processes=True)
+    metrics = [e["metrics"] for e in result.of("epoch")]
+    assert len({m["pid"] for m in metrics}) == 1
+    assert [m["seen"] for m in metrics] == [1, 2, 3, 4]
+
+
+def test_paused_trials_go_on_all_at_once(mine: Callable[..., Any]) -> None:
     result = mine(
         """
-        import os
-        kept = []
-        def train(config):
-            kept.append(bytearray(os.urandom(1 << 20)) * 700)
-            tune.report({"loss": config["x"], "pid": os.getpid(), "kept": len(kept)})
-        """,
-        concurrent=1,
-    )
-    assert result.summary["trials"] == {"completed": 4, "pruned": 0, "failed": 0, "running": 0}
-    kept = [e["metrics"]["kept"] for e in result.of("epoch")]
-    assert max(kept) < 4
-    assert len({e["metrics"]["pid"] for e in result.of("epoch")}) == 2
-    assert result.of("restart") == []
-
-
-def test_trials_run_in_warm_processes(mine: Callable[..., Any]) -> None:
-    result = mine(
-        """
-        import os
-        def train(config):
-            tune.report({"loss": config["x"], "pid": os.getpid()})
-        """,
-        concurrent=1,
-    )
-    assert len({e["metrics"]["pid"] for e in result.of("epoch")}) == 1
-
-
-def test_paused_trials_go_on_all_at_once_in_warm_processes(mine: Callable[..., Any]) -> None:
-    result = mine(
-        """
-        import json, os, tempfile, time
+        import json, tempfile, time
         from pathlib import Path
         SPACE = {"x": tune.uniform(0, 1), "epochs": 4}
         def train(config):
@@ -277,7 +276,7 @@ def test_paused_trials_go_on_all_at_once_in_warm_processes(mine: Callable[..., A
             while epoch < config["epochs"]:
                 epoch, began = epoch + 1, time.time()
                 time.sleep(0.3)
-                metrics = {"loss": config["x"] / epoch, "pid": os.getpid(), "began": began}
+                metrics = {"loss": config["x"] / epoch, "began": began}
                 with tempfile.TemporaryDirectory() as directory:
                     Path(directory, "epoch").write_text(json.dumps(epoch))
                     tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(directory))
@@ -288,10 +287,9 @@ def test_paused_trials_go_on_all_at_once_in_warm_processes(mine: Callable[..., A
         concurrent=4,
         cpus_per_trial=0.5,
     )
-    assert result.summary["trials"] == {"completed": 4, "pruned": 0, "failed": 0, "running": 0}
+    assert states(result) == {"completed": 4}
     epochs = result.of("epoch")
     assert len(epochs) == 16
-    assert len({e["metrics"]["pid"] for e in epochs}) <= 4
     # Of each generation one is a clone: the others do not wait for it to have trained.
     together = 0
     for clone in result.of("restart"):
@@ -315,8 +313,8 @@ def test_a_pause_without_a_checkpoint_is_said_once(
         scheduler="pbt",
         trials=4,
     )
-    assert result.summary["trials"] == {"completed": 4, "pruned": 0, "failed": 0, "running": 0}
-    assert capsys.readouterr().out.count("give checkpoint= to tune.report") == 1
+    assert states(result) == {"completed": 4}
+    assert capsys.readouterr().out.count("Pass checkpoint= to tune.report") == 1
 
 
 def test_every_trial_begins_with_the_seed(mine: Callable[..., Any]) -> None:
@@ -363,9 +361,9 @@ def test_a_finished_study_takes_more_trials(
 def test_a_trial_gets_the_cpus_it_asked_for(mine: Callable[..., Any]) -> None:
     result = mine(
         """
-        import os, ray
+        import os
         def train(config):
-            resources = ray.get_runtime_context().get_assigned_resources()
+            (resources,) = tune.get_context().get_trial_resources().bundles
             threads = os.environ["OMP_NUM_THREADS"]
             tune.report({"loss": 1, "cpus": resources["CPU"], "threads": threads})
         """,

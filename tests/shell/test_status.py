@@ -145,6 +145,17 @@ def test_gpus_are_taken_by_a_running_study_alone(study: Written) -> None:
     assert re.search(r"0 failed, 1 unfinished; dead .*\); slots busy 0.9", shell(study))
 
 
+def test_paused_trials_are_not_called_running(study: Written) -> None:
+    study.event("pause", "0002")
+    text = (study.directory / "summary.json").read_text()
+    (study.directory / "summary.json").write_text(
+        text.replace('"running": 1', '"running": 0, "paused": 1')
+    )
+    study.driver()
+    assert "0 failed, 0 running, 1 paused; running; " in shell(study)
+    assert "1 completed, 1 paused of 2 trials" in python(study)
+
+
 def test_a_study_without_a_trial_says_so(tmp_path: Path) -> None:
     study = Written(tmp_path / "results" / "study")
     study.driver()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from siftune import cluster, doctor
+from siftune.backend import environment
 from siftune.doctor import Place
 
 ROOT = Path(__file__).parents[2]
@@ -288,8 +289,8 @@ def test_a_study_on_this_machine_writes_where_doctor_looks(
 ) -> None:
     monkeypatch.setattr(cluster, "LOCAL_TMP", tmp_path)
     monkeypatch.setenv("TMPDIR", "/dev/null")
-    with cluster._private_directory() as directory:
-        assert directory.parent == tmp_path
+    with environment.prepared():
+        assert environment.private_directory().parent == tmp_path
 
 
 def test_sockets_are_tried_where_ray_makes_them(

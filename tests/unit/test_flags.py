@@ -10,7 +10,8 @@ from siftune.errors import UsageError
 from siftune.study import Study
 
 NAMES = """trainable metric mode searcher scheduler name seed trials cpus_per_trial
-gpus_per_trial concurrent retries time_limit report_timeout config resume space"""
+gpus_per_trial concurrent retries time_limit report_timeout config resume space workdir
+reuse_processes"""
 NONE = dict.fromkeys(NAMES.split())
 LISTS: dict[str, Any] = {"set": [], "trainable_arg": [], "searcher_arg": [], "scheduler_arg": []}
 

@@ -52,7 +52,13 @@ def test_summaryjson_follows_the_journal(done: Path, before: dict[str, float] | 
         (done / "summary.json").write_text(json.dumps(before))
     assert resume(done) == 0
     summary = json.loads((done / "summary.json").read_text())
-    assert summary["trials"] == {"completed": 2, "pruned": 0, "failed": 0, "running": 0}
+    assert summary["trials"] == {
+        "completed": 2,
+        "pruned": 0,
+        "failed": 0,
+        "running": 0,
+        "paused": 0,
+    }
     assert summary["trial_s"] == 4.0
     assert (done / "report.html").is_file()
 

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siftune import cluster, gpu_memory, journal, launch
+from siftune import cluster, journal, launch
+from siftune.backend.packing import Packing, fitting
 from siftune.cluster import Node
-from siftune.packing import Packing, fitting
 from siftune.progress import Progress
 from siftune.proposals import Proposals
+from siftune.trial import gpu_memory
 
 GIB = 1024.0
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
@@ -27,7 +28,7 @@ def packing(most: int = 8, gpus: int = 2) -> Packing:
 
 
 def start(found: Packing, process: int, *, alone: bool = False) -> int | None:
-    gpu = found.room_alone() if alone else found.room()
+    gpu = found.empty_a_gpu() if alone else found.emptiest()
     if gpu is not None:
         found.place(process, gpu, alone=alone)
     return gpu
@@ -70,15 +71,17 @@ def test_new_trials_are_spread() -> None:
     assert [start(found, i) for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
 
 
-def test_a_gpu_loses_processes_as_trials_end_when_a_larger_one_was_seen() -> None:
+def test_a_gpu_takes_fewer_trials_when_a_larger_one_was_seen() -> None:
     found = packing(gpus=1)
     found.know(9 * GIB)
     for i in range(8):
         start(found, i)
     found.report(0, 20 * GIB)
-    ended = [i for i in range(8) if not found.keeps(i) and found.leave(i) is None]
-    assert ended == [0, 1, 2, 3, 4]
-    assert found.keeps(7)
+    for i in range(5):
+        found.leave(i)
+        assert start(found, 8) is None
+    found.leave(5)
+    assert start(found, 8) == 0
 
 
 def test_for_one_that_needs_all_a_gpu_is_emptied_and_kept_to_its_end() -> None:
@@ -88,7 +91,6 @@ def test_for_one_that_needs_all_a_gpu_is_emptied_and_kept_to_its_end() -> None:
     assert start(found, 3, alone=True) is None
     assert start(found, 3, alone=True) is None
     assert start(found, 4) is None  # on the one that is being emptied
-    assert not found.keeps(1)
     assert found.slots == 2 + 2
     found.leave(1)
     assert start(found, 3, alone=True) == 1
@@ -107,7 +109,6 @@ def test_gpus_come_and_go() -> None:
     start(found, 1)
     found.there_are({1, 2})
     assert found.slots == 4
-    assert not found.keeps(0)
     found.leave(0)
     assert start(found, 2) == 2
 
@@ -128,7 +129,7 @@ def test_gpus_come_and_go() -> None:
 def test_the_trials_on_a_gpu_may_never_take_more_than_it_has(
     most: int, gpus: int, steps: list[tuple[str, int, float]]
 ) -> None:
-    """Each takes at most its limit, as in siftune.tuner: what it was told at its start,
+    """Each takes at most its limit, as in siftune.backend.loop: what it was told at its start,
     and, where that was all of the GPU, what it makes of its own first epoch."""
     found, numbers = packing(most, gpus), itertools.count()
     limits: dict[int, tuple[int, float, bool]] = {}  # by process: GPU, limit, alone to its end
@@ -148,9 +149,6 @@ def test_the_trials_on_a_gpu_may_never_take_more_than_it_has(
                     limit = found.usable_mib / fitting(found.usable_mib, mib, most)
                 limits[process] = gpu, limit, alone
                 found.report(process, mib, alone=alone)
-            elif not alone and found.keeps(process):
-                again = found.limit_mib(process)
-                limits[process] = gpu, again or found.usable_mib, False
             else:
                 found.leave(process)
                 del limits[process]
@@ -165,7 +163,7 @@ def test_the_trials_on_a_gpu_may_never_take_more_than_it_has(
 def test_without_cuda_nothing_is_measured_and_a_limit_is_no_error() -> None:
     gpu_memory.limit(1000.0)
     gpu_memory.forget()
-    assert gpu_memory.taken_mib() is None
+    assert gpu_memory.used_mib() is None
 
 
 @pytest.mark.parametrize(
@@ -193,13 +191,13 @@ def test_a_process_is_held_to_its_part_of_a_gpu(monkeypatch: pytest.MonkeyPatch)
 
     gpu_memory.limit(4096.0)
     torch.empty(2**30, dtype=torch.uint8, device="cuda")
-    taken = gpu_memory.taken_mib()
+    taken = gpu_memory.used_mib()
     assert taken is not None
     assert 1024 < taken < 1024 + 1000
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
         torch.empty(2**32, dtype=torch.uint8, device="cuda")
     gpu_memory.forget()
-    assert (gpu_memory.taken_mib() or 0) < 1024
+    assert (gpu_memory.used_mib() or 0) < 1024
     gpu_memory.limit(None)
     torch.empty(2**32, dtype=torch.uint8, device="cuda")
 

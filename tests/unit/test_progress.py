@@ -67,13 +67,16 @@ class Log(list[Event]):
 
 
 def run(progress: Progress, *, lost: int = 0) -> None:
-    """What the tuner does with a Progress, one slot.
+    """What the loop does with a Progress, one slot.
 
     Trials that an interruption found running go on from `lost` epochs before their last one.
     """
     for name in progress.overdue():
         progress.end(name, "pruned")
     active = [n for n in progress.unfinished() if not progress.paused(n)]
+    for name in progress.unfinished():
+        if progress.paused(name) and progress.trials[name].state != "paused":
+            progress.pause(name)
     at = {}  # the epoch that a trial goes on from, where it is not its last
     for name in active:
         at[name] = max(0, progress.trials[name].epoch - lost)
@@ -107,6 +110,8 @@ def orders(progress: Progress, *, idle: bool = False) -> Iterator[str]:
             epoch = progress.trials[order.donor].epoch
             words = {"donor": order.donor, "config": order.config, "checkpoint": None}
             progress.clone(order.trial, epoch, **words)
+        else:
+            progress.resume(order.trial)
         yield order.trial
 
 

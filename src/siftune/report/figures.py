@@ -5,7 +5,7 @@ from typing import Any
 
 from siftune.domains import Choice, Domain
 from siftune.history import Epoch, History, duration, place, short
-from siftune.journal import STATES
+from siftune.journal import STATES, UNDER_WAY
 from siftune.report import chart
 from siftune.report.chart import Chart
 from siftune.report.importance import MIN_TRIALS, importances
@@ -93,13 +93,13 @@ def curves(found: History) -> Markup:
 
 def _layer(found: History, trial: str) -> int:
     """What is drawn later lies above."""
-    return ("pruned", "failed", "completed", "running", "best").index(kind(found, trial))
+    return ("pruned", "failed", "completed", "paused", "running", "best").index(kind(found, trial))
 
 
 def _key(found: History) -> Markup:
     there = {kind(found, trial) for trial in found.trials}
-    kinds = [k for k in ("best", *STATES, "running") if k in there]
-    words = {} if found.is_running else {"running": "unfinished"}
+    kinds = [k for k in ("best", *STATES, *UNDER_WAY) if k in there]
+    words = {} if found.is_running else dict.fromkeys(UNDER_WAY, "unfinished")
     keys = (
         (tag("i", class_="key", style=f"background:var(--{k})"), words.get(k, k)) for k in kinds
     )
@@ -174,7 +174,7 @@ def _lanes(found: History) -> dict[str, list[list[Epoch]]]:
 def importance(found: History) -> Markup:
     columns, effects = {}, _effects(found)
     for name, parameter in found.study.space.parameters.items():
-        ended = [e for e in effects[name] if found.trials[e[1].trial].state != "running"]
+        ended = [e for e in effects[name] if found.trials[e[1].trial].state in STATES]
         columns[name] = (parameter.domain, [v for v, _ in ended], [top.value for _, top in ended])
     ranked = importances(columns)
     title = tag("h2", "Which hyper-parameters matter")

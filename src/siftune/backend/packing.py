@@ -1,32 +1,32 @@
 """How many trials share a GPU where --gpus-per-trial is a fraction, and which: as memory allows.
 
-At first nothing is known, and a GPU has one trial, which may take all of it. What its first epoch
-took says how many fit; then each of them has an equal part, and runs out of memory by itself
-where it would take more. Such a trial is tried again with a GPU of its own, to its end.
-The largest trial so far counts: the parts may grow later, and a GPU then loses processes as
-their trials end. No Ray and no torch in here; memory is in MiB.
+At first nothing is known, and a GPU has one trial, which may use all of it. The memory that its
+first epoch used says how many fit. Then each has an equal part, and runs out of memory by itself
+where it would use more: such a trial is retried with a GPU to itself. The largest trial so far
+counts: the parts may grow later, and a GPU then loses slots as their trials end. No Ray and no
+torch in here; memory is in MiB.
 """
 
 from dataclasses import dataclass, field
+
+from siftune.trial.gpu_memory import fitting
 
 # The rest of a GPU's memory is for the driver, and for what does not go into whole blocks.
 _USABLE = 0.95
 
 
-def fitting(usable_mib: float, trial_mib: float, most: int) -> int:
-    """How many such trials share a GPU, at most `most`; one that is too large is alone."""
-    return max(1, min(most, int(usable_mib / max(1.0, trial_mib))))
+Gpu = tuple[str, str]  # node and number there
 
 
 @dataclass(slots=True)
 class _Gpu:
-    processes: set[int] = field(default_factory=set)
-    alone: int | None = None  # the process that may take all of it
+    slots: set[int] = field(default_factory=set)
+    alone: int | None = None  # the slot that may use all of it
     emptying: bool = False  # for a trial that needs all of it
 
 
 class Packing:
-    """The GPUs of a study, and the processes that train trials there, by numbers."""
+    """The GPUs of a study, and the slots there: a slot is there as long as its trial runs."""
 
     def __init__(self, *, gpu_mib: float, most: int) -> None:
         """`most`: trials on a GPU at once, as the user's fraction and the CPUs have it."""
@@ -35,7 +35,7 @@ class Packing:
         self.largest_mib: float | None = None  # that a trial took so far
         self._gpu_mib = gpu_mib
         self._known = False  # whether a trial has shown what it takes, or that it cannot be told
-        self._gpus: dict[int, _Gpu] = {}
+        self._gpus: dict[Gpu, _Gpu] = {}
 
     # ── Questions ───────────────────────────────────────────────────────────────────────────────
 
@@ -52,47 +52,40 @@ class Packing:
     def slots(self) -> int:
         """Trials that may run at once. One that waits for a GPU of its own is among them."""
         return sum(
-            len(gpu.processes) + 1 if gpu.emptying else 1 if gpu.alone is not None else self.share
+            len(gpu.slots) + 1 if gpu.emptying else 1 if gpu.alone is not None else self.share
             for gpu in self._gpus.values()
         )
 
     @property
     def gpus(self) -> tuple[int, int]:
-        """How many there are, and on how many of them is a process."""
-        return len(self._gpus), sum(bool(gpu.processes) for gpu in self._gpus.values())
+        """How many there are, and how many of them have a slot."""
+        return len(self._gpus), sum(bool(gpu.slots) for gpu in self._gpus.values())
 
-    def room(self) -> int | None:
-        """The GPU for one more process: the emptiest."""
+    def emptiest(self) -> Gpu | None:
+        """The GPU for one more slot: that with the fewest. None: all are full."""
         free = [
-            (len(gpu.processes), number)
+            (len(gpu.slots), number)
             for number, gpu in self._gpus.items()
-            if gpu.alone is None and not gpu.emptying and len(gpu.processes) < self.share
+            if gpu.alone is None and not gpu.emptying and len(gpu.slots) < self.share
         ]
         return min(free)[1] if free else None
 
-    def room_alone(self) -> int | None:
-        """A GPU without processes. If there is none, one gets no new ones from here on."""
-        counted = [(len(gpu.processes), n) for n, gpu in self._gpus.items()]
+    def empty_a_gpu(self) -> Gpu | None:
+        """A GPU without slots. If there is none, one gets no new slots from here on."""
+        counted = [(len(gpu.slots), n) for n, gpu in self._gpus.items()]
         if counted and min(counted)[0] == 0:
             return min(counted)[1]
         if counted and not any(gpu.emptying for gpu in self._gpus.values()):
             self._gpus[min(counted)[1]].emptying = True
         return None
 
-    def keeps(self, process: int) -> bool:
-        """Whether the process, whose trial has ended, may train another one."""
-        gpu = self._of(process)
-        if gpu is None or gpu.emptying or (gpu.alone is not None and self._known):
-            return False
-        return len(gpu.processes) <= self.share
-
-    def limit_mib(self, process: int) -> float | None:
-        """What a trial that begins in the process may take; None: all of its GPU."""
-        gpu = self._of(process)
-        if gpu is None or gpu.alone == process or self.largest_mib is None:
+    def limit_mib(self, slot: int) -> float | None:
+        """What a trial that begins in the slot may use; None: all of its GPU."""
+        gpu = self._of(slot)
+        if gpu is None or gpu.alone == slot or self.largest_mib is None:
             return None
-        # Where there are more processes than there should be, the parts are still theirs.
-        return self.usable_mib / max(self.share, len(gpu.processes))
+        # Where there are more slots than there should be, the parts are still theirs.
+        return self.usable_mib / max(self.share, len(gpu.slots))
 
     def sentence(self) -> str:
         """What is known, in words."""
@@ -114,28 +107,28 @@ class Packing:
 
     # ── Events ──────────────────────────────────────────────────────────────────────────────────
 
-    def there_are(self, gpus: set[int]) -> None:
+    def there_are(self, gpus: set[Gpu]) -> None:
         """These GPUs, and no others: they come and go with their nodes."""
         self._gpus = {number: self._gpus.get(number, _Gpu()) for number in gpus}
 
-    def place(self, process: int, gpu: int, *, alone: bool = False) -> None:
-        """A new process on a GPU that was found to have room; `alone`: to the end of its trial."""
+    def place(self, slot: int, gpu: Gpu, *, alone: bool = False) -> None:
+        """A new slot on a GPU that can take one; `alone`: to the end of its trial."""
         found = self._gpus[gpu]
-        found.processes.add(process)
+        found.slots.add(slot)
         if alone or not self._known:
-            found.alone, found.emptying = process, False
+            found.alone, found.emptying = slot, False
 
-    def leave(self, process: int) -> None:
-        """The process has ended, or its GPU has gone."""
-        if gpu := self._of(process):
-            gpu.processes.discard(process)
-            gpu.alone = None if gpu.alone == process else gpu.alone
+    def leave(self, slot: int) -> None:
+        """The slot is closed, or its GPU has gone."""
+        if gpu := self._of(slot):
+            gpu.slots.discard(slot)
+            gpu.alone = None if gpu.alone == slot else gpu.alone
 
-    def report(self, process: int, mib: float | None, *, alone: bool = False) -> str | None:
-        """The trial in the process has taken so much so far; None if that cannot be told. `alone`:
-        it keeps its GPU to itself. The answer is a sentence if something is known anew."""
-        gpu = self._of(process)
-        if gpu is not None and gpu.alone == process and not alone:
+    def report(self, slot: int, mib: float | None, *, alone: bool = False) -> str | None:
+        """The trial in the slot has used so much so far; None if that cannot be measured. `alone`:
+        it keeps its GPU to itself. Returns a sentence if something new is known."""
+        gpu = self._of(slot)
+        if gpu is not None and gpu.alone == slot and not alone:
             gpu.alone = None
         return self.know(mib)
 
@@ -147,6 +140,6 @@ class Packing:
             self.largest_mib = max(mib, self.largest_mib or 0.0)
         return self.sentence() if before != (True, self.largest_mib is None, self.share) else None
 
-    def _of(self, process: int) -> _Gpu | None:
-        found = (gpu for gpu in self._gpus.values() if process in gpu.processes)
+    def _of(self, slot: int) -> _Gpu | None:
+        found = (gpu for gpu in self._gpus.values() if slot in gpu.slots)
         return next(found, None)

@@ -1,4 +1,4 @@
-"""What this process takes of a GPU that several share, measured and bounded; of torch's memory."""
+"""The memory that this process uses of a GPU which several trials share, measured and limited."""
 
 import gc
 import os
@@ -6,8 +6,8 @@ import subprocess
 import sys
 from contextlib import suppress
 
-# Of the driver's for each process, its context and kernels, where nvidia-smi does not tell: in a
-# process namespace of one's own, with MIG. A guess on the safe side, and not measured.
+# What the driver uses for a process, its context and kernels, where nvidia-smi does not tell: in a
+# process namespace of its own, with MIG. A guess on the safe side, not measured.
 _CONTEXT_MIB = 600.0
 
 _context_mib: float | None = None
@@ -15,8 +15,8 @@ _limit_mib: float | None = None
 
 
 def limit(mib: float | None) -> None:
-    """Has torch raise its OutOfMemoryError where this process would take more than that; None: more
-    than there is."""
+    """Has torch raise its OutOfMemoryError where this process would use more than `mib` of its GPU.
+    None: no limit but the GPU's."""
     import torch
 
     global _limit_mib
@@ -34,8 +34,19 @@ def _apply() -> None:
     torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, allowed / total)))
 
 
+def part_mib(used_mib: float, usable_mib: float, most: int) -> float:
+    """What a trial may use of a GPU with `usable_mib` when as many trials share it as fit, at most
+    `most`, if each uses `used_mib`."""
+    return usable_mib / fitting(usable_mib, used_mib, most)
+
+
+def fitting(usable_mib: float, trial_mib: float, most: int) -> int:
+    """How many trials of that size share a GPU, at most `most`; one that is too large is alone."""
+    return max(1, min(most, int(usable_mib / max(1.0, trial_mib))))
+
+
 def forget() -> None:
-    """The trial before has ended: what it took is given back, and no longer counts."""
+    """Gives back what the trial before used in this process, and counts from zero."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         gc.collect()
@@ -43,9 +54,9 @@ def forget() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def taken_mib() -> int | None:
-    """The most that the trial has taken so far, with the driver's part; None if it has not used
-    CUDA by torch."""
+def used_mib() -> int | None:
+    """The most that the trial has used so far, with the driver's part; None if it has not used
+    CUDA through torch."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None

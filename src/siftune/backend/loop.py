@@ -1,0 +1,424 @@
+"""The loop that runs a study's trials: what Progress decides, the slots carry out."""
+
+import math
+import os
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from siftune.backend import failures
+from siftune.backend.packing import Packing
+from siftune.backend.placement import Placement, nodes_now
+from siftune.backend.slots import Slot, Slots, Workers
+from siftune.backend.worker import Place
+from siftune.journal import TRIED_AGAIN, Trial
+from siftune.progress import Progress
+from siftune.schedulers.base import Clone, Decision, Order, Stop
+from siftune.study import Study
+from siftune.trainables import Trainable
+from siftune.trial import checkpoints
+from siftune.trial.messages import Answer, Begin, Cause, End, GpuShare, Message, Report, Setup
+
+_LEAST_PATIENCE_S = 600.0  # with a trial that reports nothing
+_PROPOSAL_S = 0.02  # between two looks for a proposal that is being computed
+_LOOK_S = 1.0  # between two looks at nodes, time limits and trials that hang
+_GRACE_S = 15.0  # for the other processes of a trial, once one has ended
+_MOST_LOSSES = 12  # workers in a row that end before they train
+_UNANSWERED_S = 60.0  # for a worker to kill a trial that hangs
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Why a study cannot go on now."""
+
+    reason: str
+    elsewhere: bool = False  # on other nodes it could: the job is to start again
+
+
+@dataclass(slots=True)
+class _Running:
+    """The run of a trial in a slot."""
+
+    slot: Slot
+    run: str  # its name in checkpoints
+    restored: int  # the epoch it went on from, 0 from the start
+    epoch: int  # the last one reported
+    heard: float  # when it last reported, or began
+    over: Decision | None = None  # it was told to end: pruned, or paused
+    grace: float = math.inf  # when its other processes are killed
+    hung: bool = False
+
+
+def run(
+    study: Study,
+    trainable: Trainable,
+    progress: Progress,
+    directory: Path,
+    *,
+    stop: Callable[[], bool],
+    launched_in: Path,
+    left_out: set[str],
+    packing: Packing | None = None,
+    say: Callable[[str], None] = print,
+    workers: Workers | None = None,
+) -> Ended | None:
+    """Runs the study's trials until all are done, or `stop()` is true: asked once a second or more.
+
+    Ray must be connected. `directory` is the study's; `progress` may have replayed an interrupted
+    study. Nodes whose disks fail are added to `left_out`, by Ray's ids. `packing` is given where
+    trials share GPUs as memory allows. `say` is told what a person should know. `workers`: [those
+    of Ray's].
+
+    Returns why the study could not go on, if that is so. Raises OSError where the study directory
+    cannot be written.
+    """
+    gpus = study.gpus_per_trial or 0
+    each = {"CPU": study.cpus_per_trial / trainable.processes}
+    each |= {"GPU": gpus / trainable.processes} if gpus else {}
+    setup = Setup(
+        trainable=trainable,
+        study=directory,
+        launched_in=launched_in,
+        in_trial_directory=study.workdir == "trial",
+        reuse=study.reuse_processes,
+        share_gpu=0 < gpus < 1,
+        measure_gpu=packing is not None,
+        resources=(each,) * trainable.processes,
+        threads=_threads(each["CPU"]),
+    )
+    placement = Placement(
+        processes=trainable.processes, cpus=each["CPU"], gpus=each.get("GPU", 0.0), packing=packing
+    )
+    slots = Slots(setup, placement, left_out, workers or Workers())
+    loop = _Loop(study, progress, directory, slots, left_out, packing, say)
+    try:
+        return loop.run(stop)
+    finally:
+        slots.close_all()
+
+
+@dataclass
+class _Loop:
+    study: Study
+    progress: Progress
+    directory: Path
+    slots: Slots
+    left_out: set[str]
+    packing: Packing | None
+    say: Callable[[str], None]
+    running: dict[str, _Running] = field(default_factory=dict)
+    again: list[str] = field(default_factory=list)  # trials to be started once more
+    interrupted: set[str] = field(default_factory=set)  # of these: by an end of the study
+    longest_s: float = 0.0  # epoch so far
+    ended: Ended | None = None
+    said: set[str] = field(default_factory=set)  # kinds of sentences that are said once
+    awaits_proposal: bool = False
+
+    def run(self, stop: Callable[[], bool]) -> Ended | None:
+        self._take_up()
+        while not self.progress.done and not self.ended and not stop():
+            self.slots.refresh()
+            self._assign()
+            for slot, rank, message in self.slots.hear(self._timeout_s()):
+                self._take(slot, rank, message)
+            self._end_late()
+            self._watch_losses()
+        return self.ended
+
+    def _timeout_s(self) -> float:
+        return _PROPOSAL_S if self.awaits_proposal else _LOOK_S
+
+    # ── What is started ─────────────────────────────────────────────────────────────────────────
+
+    def _take_up(self) -> None:
+        """Trials that an end of the study has interrupted."""
+        progress = self.progress
+        for name in progress.overdue():
+            progress.end(name, "pruned")
+        for name in progress.unfinished():
+            if not progress.paused(name):
+                self.again.append(name)
+                self.interrupted.add(name)
+            elif progress.trials[name].state != "paused":
+                progress.pause(name)  # it was on its way there, or had just gone on
+
+    def _assign(self) -> None:
+        """Starts what there is place for: trials that are to start again, those that the scheduler
+        has go on, and new ones."""
+        progress = self.progress
+        self.awaits_proposal = False
+        for name in list(self.again):
+            whole_gpu = self.packing is not None and progress.trials[name].cramped
+            if (slot := self._open(whole_gpu=whole_gpu)) is not None:
+                self.again.remove(name)
+                self._start_again(slot, name)
+        ordered = self._orders()
+        while ordered or not progress.all_begun:
+            if (slot := self._open()) is None:
+                return
+            if ordered:
+                self._carry_out(slot, ordered.pop(0))
+            elif (trial := progress.begin()) is not None:
+                self._start(slot, trial)
+            else:
+                self.slots.close(slot)
+                self.awaits_proposal = not progress.all_begun
+                return
+
+    def _open(self, *, whole_gpu: bool = False) -> Slot | None:
+        if len(self.running) >= self.progress.slots:
+            return None
+        return self.slots.open(whole_gpu=whole_gpu)
+
+    def _start_again(self, slot: Slot, name: str) -> None:
+        trial = self.progress.trials[name]
+        if name in self.interrupted:
+            self.interrupted.remove(name)
+            found = self._checkpoint(trial)
+            self.progress.restart(name, found[0] if found else 0)
+        self._start(slot, trial)
+
+    def _orders(self) -> list[Order]:
+        """The scheduler's orders that a free slot can carry out, in their order. Trials that are to
+        stop for good are ended."""
+        progress = self.progress
+        if progress.under_way == len(self.running) + len(self.again):
+            return []  # none is paused
+        idle = not self.running and not self.again and progress.all_begun
+        found: list[Order] = []
+        for order in progress.orders(idle=idle):
+            now = self.running.get(order.trial)
+            if now is not None and now.over is None:
+                continue  # it is carried out, and stands until the trial reports
+            if now is not None or order.trial in self.again:
+                # Still on its way to the pause, or not yet taken up again. A clone comes before
+                # its donor goes on, while the donor's checkpoint is surely there.
+                if isinstance(order, Clone):
+                    break
+            elif isinstance(order, Stop):
+                self._end(order.trial, "pruned")
+            else:
+                found.append(order)
+        return found
+
+    def _carry_out(self, slot: Slot, order: Order) -> None:
+        if not isinstance(order, Clone):
+            self.progress.resume(order.trial)
+        elif not self._is_cloned(order.trial):
+            self._clone(order)
+        self._start(slot, self.progress.trials[order.trial])
+
+    def _is_cloned(self, trial: str) -> bool:
+        """Whether it is what the order makes of it: since before an interruption of the study."""
+        copy = self.progress.trials[trial].clone
+        return copy is not None and (self.directory / copy).is_dir()
+
+    def _clone(self, order: Clone) -> None:
+        """Gives the trial the donor's config, mutated, and a copy of the donor's checkpoint."""
+        progress = self.progress
+        paused_at = progress.trials[order.trial].epoch
+        found = self._checkpoint(progress.trials[order.donor], until=paused_at)
+        epoch, copy = 0, None
+        if found:
+            epoch, donor = found
+            copy = checkpoints.clone(self.directory, donor, order.trial, epoch, _new_run())
+        progress.clone(order.trial, epoch, donor=order.donor, config=order.config, checkpoint=copy)
+
+    def _checkpoint(self, trial: Trial, *, until: int | None = None) -> tuple[int, Path] | None:
+        """Epoch and directory of the trial's latest checkpoint that is still there.
+
+        `until`: of those up to this epoch.
+        """
+        for epoch in sorted(trial.checkpoints, reverse=True):
+            path = self.directory / trial.checkpoints[epoch]
+            if (until is None or epoch <= until) and path.is_dir():
+                return epoch, path
+        return None
+
+    def _start(self, slot: Slot, trial: Trial) -> None:
+        epoch, path = self._checkpoint(trial) or (0, None)
+        run = _new_run()
+        self.running[trial.trial] = _Running(slot, run, epoch, epoch, time.monotonic())
+        begins = [
+            Begin(
+                trial=trial.trial,
+                config=dict(trial.config),
+                epoch=epoch,
+                checkpoint=path,
+                last_epoch=self.study.last_epoch(trial.config),
+                run=run,
+                gpu=self._gpu_share(slot, trial),
+                rank=rank,
+            )
+            for rank in range(len(slot.seats))
+        ]
+        self.slots.begin(slot, begins)
+
+    def _gpu_share(self, slot: Slot, trial: Trial) -> GpuShare | None:
+        if self.packing is None:
+            return None
+        limit_mib = self.packing.limit_mib(slot.number)
+        whole = limit_mib is not None or trial.cramped
+        divide = None if whole else (self.packing.usable_mib, self.packing.most)
+        return GpuShare(limit_mib=limit_mib, divide=divide)
+
+    # ── What is heard ───────────────────────────────────────────────────────────────────────────
+
+    def _take(self, slot: Slot, rank: int, message: Message) -> None:
+        if isinstance(message, Report):
+            self._take_report(slot, slot.trial, message)
+            return
+        now = self.running[slot.trial]
+        if len(slot.ends) == len(slot.seats):
+            self._finish(slot, slot.trial)
+        else:
+            now.grace = min(now.grace, time.monotonic() + _GRACE_S)
+
+    def _take_report(self, slot: Slot, name: str, report: Report) -> None:
+        progress, now = self.progress, self.running[name]
+        now.epoch, now.heard = report.epoch, time.monotonic()
+        self.longest_s = max(self.longest_s, report.seconds)
+        if self.packing:
+            alone = progress.trials[name].cramped
+            if news := self.packing.report(slot.number, report.gpu_mib, alone=alone):
+                self.say(news)
+        node, gpu = slot.where
+        decision = progress.report(
+            name,
+            report.epoch,
+            report.metrics,
+            seconds=report.seconds,
+            node=node,
+            gpu=gpu,
+            gpu_mib=report.gpu_mib,
+            checkpoint=report.checkpoint,
+        )
+        goes_on = decision is Decision.CONTINUE
+        self.slots.answer(slot, Answer.CONTINUE if goes_on else Answer.STOP)
+        if not goes_on:
+            now.over = decision
+        if report.checkpoint:
+            checkpoints.remove_others(self.directory, name, progress.kept(name), run=now.run)
+        if decision is Decision.PAUSE and not report.checkpoint:
+            self._say_once(
+                "no checkpoint",
+                f"trial {name} was paused without a checkpoint and will restart at epoch 1. Pass "
+                "checkpoint= to tune.report, or use --scheduler asha",
+            )
+        if self.slots.cannot_fork:
+            self._say_once(
+                "no fork",
+                f"{self.study.trainable} {self.slots.cannot_fork}: each trial starts a new Python, "
+                "which takes as long as its imports do. Import less, or start them in the function",
+            )
+
+    def _finish(self, slot: Slot, name: str) -> None:
+        """All processes of the run have ended."""
+        now = self.running.pop(name)
+        end = failures.first(slot.ends.values())
+        rank = next(rank for rank, one in slot.ends.items() if one is end)
+        place = slot.seats[rank].node.place
+        self.slots.close(slot)
+        if name not in self.progress.unfinished():  # it was pruned, or had failed
+            checkpoints.remove_others(self.directory, name, self.progress.kept(name))
+        elif now.over is Decision.PAUSE:
+            pass  # it waits for an order
+        elif end.cause is None:
+            self._end(name, "completed")
+        else:
+            self._fail(name, now, end, place)
+
+    def _end(self, name: str, state: str, error: str | None = None) -> None:
+        self.progress.end(name, state, error)
+        checkpoints.remove_others(self.directory, name, self.progress.kept(name))
+
+    def _fail(self, name: str, now: _Running, end: End, place: Place) -> None:
+        record = self.progress.trials[name]
+        error = end.error or ""
+        cause = Cause.HANG if now.hung else end.cause
+        if now.hung:
+            waited = self._patience_s()
+            error = f"no report for {waited:.0f} s: raise --report-timeout if epochs take longer"
+        if cause is Cause.ERROR and now.epoch == now.restored > 0:
+            cause = Cause.CHECKPOINT  # of before a power cut, perhaps: the one before it will do
+        if cause is Cause.STORAGE:
+            # It would be the same for every trial: this one goes on when it can be written again.
+            self.ended = Ended(f"trial {name} cannot save: {error.splitlines()[-1]}")
+            return
+        if cause is Cause.NODE:
+            self._leave_out(place, end)
+        elif cause is Cause.ERROR or (
+            cause in TRIED_AGAIN and record.retries >= self.study.retries
+        ):
+            self._end(name, "failed", error)
+            return
+        below = now.restored - 1 if cause is Cause.CHECKPOINT else None
+        found = self._checkpoint(record, until=below)
+        self.progress.restart(name, found[0] if found else 0, cause=cause or "", error=error)
+        self.again.append(name)
+
+    def _leave_out(self, place: Place, end: End) -> None:
+        """Has no more trials run on a node whose disk cannot be written."""
+        if place.node_id in self.left_out:
+            return
+        self.left_out.add(place.node_id)
+        said = (end.error or "").rpartition("\n")[2]
+        self.say(f"{place.node} is left out: its disk cannot be written, {end.path} ({said})")
+        if not nodes_now(self.left_out):
+            self.ended = Ended(
+                f"the disk of {place.node}, the only node, cannot be written: {end.path}",
+                elsewhere=True,
+            )
+
+    # ── What takes too long ─────────────────────────────────────────────────────────────────────
+
+    def _patience_s(self) -> float:
+        """How long a running trial may be silent."""
+        if self.study.report_timeout_s is not None:
+            return self.study.report_timeout_s
+        # Configs differ in how long they take, but seldom tenfold.
+        return max(_LEAST_PATIENCE_S, 10 * self.longest_s) if self.longest_s else math.inf
+
+    def _end_late(self) -> None:
+        """Ends trials that hang, and processes that outlive the others of their trial."""
+        now, patience_s = time.monotonic(), self._patience_s()
+        for running in list(self.running.values()):
+            silent_s = now - running.heard
+            if silent_s > patience_s and not running.hung and running.over is None:
+                running.hung = True
+                self.slots.stop(running.slot)
+            elif now > running.grace:
+                running.grace = math.inf
+                self.slots.stop(running.slot)
+            elif running.hung and silent_s > patience_s + _UNANSWERED_S:
+                for slot, rank, message in self.slots.give_up(running.slot):
+                    self._take(slot, rank, message)
+
+    def _watch_losses(self) -> None:
+        """Ends the study where no worker lives long enough to train a trial."""
+        losses, last = self.slots.losses, self.slots.last_loss
+        if losses > 2 and last:
+            self._say_once("loss", f"workers end before they have trained a trial: {last.error}")
+        if losses >= _MOST_LOSSES:
+            why = last.error if last else ""
+            self.ended = Ended(f"{losses} workers in a row have ended at once: {why}", True)
+
+    def _say_once(self, kind: str, sentence: str) -> None:
+        if kind not in self.said:
+            self.said.add(kind)
+            self.say(sentence)
+
+
+def _threads(cpus: float) -> int:
+    """How many threads the libraries of a process with so many CPUs may use, unless the user has
+    said so."""
+    with suppress(KeyError, ValueError):
+        return max(1, int(os.environ["OMP_NUM_THREADS"]))
+    return max(1, int(cpus))
+
+
+def _new_run() -> str:
+    return secrets.token_hex(3)
