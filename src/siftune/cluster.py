@@ -1,4 +1,4 @@
-"""What a study may use: this machine, or the nodes of a Slurm job.
+"""The resources of a study: this machine, or the nodes of a Slurm job.
 
 The only Python that reads SLURM_*. Nothing heavy is imported before it is needed.
 """

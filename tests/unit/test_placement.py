@@ -12,7 +12,7 @@ def placement(
     gpus: float = 0.0,
     packing: Packing | None = None,
 ) -> Placement:
-    """Of nodes with so many CPUs and GPUs, called a, b, …"""
+    """A placement on nodes with these numbers of CPUs and GPUs, named a, b, …"""
     made = Placement(processes=processes, cpus=cpus, gpus=gpus, packing=packing)
     for name, (node_cpus, node_gpus) in zip("abcd", nodes, strict=False):
         numbers = tuple(str(number) for number in range(node_gpus))

@@ -1,4 +1,4 @@
-"""What an exception of Ray's means for the trial whose worker it is about."""
+"""Translates Ray's exceptions about a worker into the end of its trials."""
 
 import time
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ _SETTLED_S = 1.0  # Ray may say of a worker that it has ended before it says so 
 
 
 def end_of(error: Exception, node_id: str | None) -> End:
-    """How the run of a trial ended whose worker, on that node of Ray's, answered with `error`."""
+    """Returns how a trial ended whose worker, on that node of Ray's, answered with `error`."""
     said = " ".join(str(error).split())
     said = said if len(said) <= _MOST_WORDS else f"{said[:_MOST_WORDS]} …"
     if isinstance(error, OutOfMemoryError):
@@ -42,8 +42,8 @@ _FOLLOW = ("RuntimeError", "DistBackendError", "DistNetworkError", "DistStoreErr
 
 
 def first(ends: Iterable[End]) -> End:
-    """What ended a trial of several processes, of their ends in the order they came: what follows
-    from another's end counts only where there is nothing else."""
+    """Returns the end that caused the others, in a trial of several processes. `ends` come in the
+    order they were heard; one that follows from another counts only where there is nothing else."""
     found = list(ends)
     failed = [end for end in found if end.cause is not None and not end.killed]
     own = [end for end in failed if end.kind not in _FOLLOW]

@@ -80,7 +80,7 @@ class Packing:
         return None
 
     def limit_mib(self, slot: int) -> float | None:
-        """What a trial that begins in the slot may use; None: all of its GPU."""
+        """The memory that a trial in the slot may use. None: all of its GPU."""
         gpu = self._of(slot)
         if gpu is None or gpu.alone == slot or self.largest_mib is None:
             return None

@@ -1,4 +1,4 @@
-"""Where slots are: which CPUs and GPUs of which nodes a trial gets."""
+"""Chooses the CPUs and GPUs of nodes that a trial gets."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ def nodes_now(left_out: Collection[str] = ()) -> list[cluster.Node]:
 
 @dataclass(eq=False)
 class Node:
-    """A node whose worker is there, and what trials use of it."""
+    """A node whose worker is there, and what is free on it."""
 
     worker: Any  # Ray's handle
     place: Place
@@ -42,7 +42,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """What one process of a trial has."""
+    """The resources of one process of a trial."""
 
     node: Node
     cpus: float

@@ -45,7 +45,7 @@ class Workers:
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """What one trial runs in, as long as it does: a seat for each of its processes, its ranks."""
+    """The resources one trial runs in: a seat for each of its processes, its ranks."""
 
     number: int
     seats: list[Seat]
@@ -56,7 +56,7 @@ class Slot:
     ends: dict[int, End] = field(default_factory=dict)  # of ranks, in the order they came
 
     def key(self, rank: int) -> str:
-        """What the rank's worker calls this rank's part of the run."""
+        """The name of this rank's part of the run, in calls of its worker."""
         return f"{self.run}.{rank}"
 
     @property

@@ -24,7 +24,7 @@ _OURS = tuple(
 
 
 def end_of(error: BaseException, study: Path) -> End:
-    """What an exception of the trainable means for its trial. `study`: the study's directory."""
+    """Classifies an exception of the trainable. `study` is the study's directory."""
     kind = type(error).__name__
     if isinstance(error, SystemExit):
         return End(cause=Cause.ERROR, error=f"the trial ended itself: {_exit(error)}", kind=kind)

@@ -35,8 +35,8 @@ def _apply() -> None:
 
 
 def part_mib(used_mib: float, usable_mib: float, most: int) -> float:
-    """What a trial may use of a GPU with `usable_mib` when as many trials share it as fit, at most
-    `most`, if each uses `used_mib`."""
+    """The memory that each trial may use of a GPU with `usable_mib`, where each uses `used_mib` and
+    as many share it as fit, at most `most`."""
     return usable_mib / fitting(usable_mib, used_mib, most)
 
 

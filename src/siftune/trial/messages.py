@@ -1,4 +1,4 @@
-"""What a worker, and the process of a trial that it starts, say to each other."""
+"""The messages between a worker and the process of a trial."""
 
 import enum
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from siftune.trainables import Trainable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What all trials of a study have in common."""
+    """Settings that all trials of a study share."""
 
     trainable: Trainable
     study: Path  # the study's directory
@@ -60,7 +60,7 @@ class Report:
 
 
 class Answer(enum.Enum):
-    """What follows a report."""
+    """The answer to a report."""
 
     CONTINUE = "continue"
     STOP = "stop"
