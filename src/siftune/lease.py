@@ -154,7 +154,7 @@ class Lease:
         return self._path.with_name(f".driver.{nonce}.{number}")
 
     def _draft(self, nonce: str, number: int) -> Path:
-        """What that process will rename to driver.json; 0: what the driver `nonce` itself will."""
+        """The file that this process will rename to driver.json. 0: the driver `nonce` itself."""
         return self._path.with_name(f".driver.{nonce}.{number}.json")
 
     def _replaced(self) -> bool:
@@ -177,7 +177,7 @@ class Lease:
 
 
 class Life(enum.Enum):
-    """What became of a study: whether a driver runs it, or how the last one left it."""
+    """The state of a study: whether a driver runs it, or how the last one left it."""
 
     RUNNING = "running"
     SAVED = "saved"  # its driver ended by itself, with work left

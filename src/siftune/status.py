@@ -1,4 +1,4 @@
-"""What a person asks about a study on a cluster: is it running, how far is it, and how good."""
+"""Describes a study on a cluster: whether it is running, how far it is, and how good."""
 
 import time
 from collections.abc import Iterator

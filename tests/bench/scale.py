@@ -117,7 +117,7 @@ def _most_mib() -> float:
 
 
 def _workers() -> Any:
-    """What starts a worker whose trials are in a few asynchronous actors."""
+    """Starts workers whose trials are in a few asynchronous actors."""
     import ray
 
     host = ray.remote(_Host).options(num_cpus=0, max_concurrency=10_000)

@@ -1,4 +1,4 @@
-"""What models are told of scores that they could not compute with."""
+"""Models are told moderate scores in place of those that they could not compute with."""
 
 import sys
 

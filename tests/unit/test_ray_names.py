@@ -1,4 +1,4 @@
-"""What of Ray is used: its public API, and only where it belongs."""
+"""siftune uses the public API of Ray alone, and only where it belongs."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""What status says of a study follows from its journal, its driver and the time."""
+"""The status of a study follows from its journal, its driver and the time."""
 
 import json
 import re

@@ -191,7 +191,7 @@ class Slots:
     # ── What is said ────────────────────────────────────────────────────────────────────────────
 
     def hear(self, timeout_s: float) -> Iterator[Said]:
-        """What processes of trials have said: slot, rank and message. Waits for the first."""
+        """Yields the messages of trials' processes: slot, rank, message. Waits for the first."""
         self._settle()
         if not self._waiting:
             time.sleep(timeout_s)

@@ -1,2 +1,2 @@
-"""What runs inside a trial's own process, and what starts that process. No Ray but the functions of
-`ray.tune` that users call."""
+"""The code inside a trial's process, and the code that starts the process. No Ray but the functions
+of `ray.tune` that users call."""

@@ -222,7 +222,7 @@ def _is_running(pid: int) -> bool:
 
 
 def _kill(pid: int | None) -> None:
-    """What is left of a trial: its process, and its group of those that it has started."""
+    """Kills a trial's process, and the group of processes that it has started."""
     if pid is None:
         return
     try:
