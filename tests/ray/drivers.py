@@ -69,7 +69,9 @@ class Driver:
 
     @property
     def said(self) -> str:
-        return self._output.read_text()
+        """Its output, without the frames of a native stack trace, which hide its first line."""
+        lines = self._output.read_text().splitlines()
+        return "\n".join(line for line in lines if "libpython" not in line)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _PATIENCE_S

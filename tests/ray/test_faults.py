@@ -81,7 +81,9 @@ def test_a_worker_that_rays_memory_monitor_kills_costs_its_trial_a_retry(
     assert ran.states == ["completed", "completed", "failed"]
     (failed,) = (e for e in ran.of("end") if e["state"] == "failed")
     assert "the node has run out of memory" in failed["error"]
-    assert [e["cause"] for e in ran.of("restart")] == ["memory"]
+    # The monitor may end another trial as well: what else runs on this machine also counts.
+    again = [e["cause"] for e in ran.of("restart") if e["trial"] == failed["trial"]]
+    assert again == ["memory"]
     assert "Traceback" not in ran.said
 
 

@@ -101,7 +101,7 @@ def test_trials_share_a_gpu_once_the_first_has_shown_what_it_takes(tmp_path: Pat
     assert (summary["gpus"], summary["gpu_utilisation"]) == (2, 0.6)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_gpus_come_and_go_with_their_nodes() -> None:
     # Not those of the tests' own Ray: there this one would not know its own certificate.
     without = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SIFTUNE_"))}
