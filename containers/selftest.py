@@ -43,7 +43,7 @@ def bytecode() -> str:
     """What is kept of it in one file is what is beside the sources, and of their time."""
     import torch
 
-    from siftune import coldstart
+    from siftune.machine import coldstart
 
     assert isinstance(torch.__spec__.loader, coldstart.Loader), "siftune.pth does nothing"
     assert "def manual_seed(" in inspect.getsource(torch.manual_seed)
@@ -58,7 +58,7 @@ def bytecode() -> str:
 def searchers() -> str:
     """Each can be made and proposes a config."""
     from siftune.searchers import SEARCHERS
-    from siftune.study import read
+    from siftune.study.study import read
 
     for name in SEARCHERS:
         # Integers and choices, which all of them take.
@@ -88,7 +88,7 @@ def ray() -> str:
 
 def one_epoch() -> str:
     """One epoch of the trainable mnist, on blank images."""
-    from siftune.data import FILES
+    from siftune.trainables.datasets.mnist import FILES
     from siftune.trainables.mnist import epochs
 
     config = {"lr": 1e-3, "batch_size": 16, "optimizer": "adamw", "weight_decay": 0.0}

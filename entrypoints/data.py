@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from siftune.data import DataError, ensure_mnist
+    from siftune.trainables.datasets.mnist import DataError, ensure_mnist
 
     try:
         print(f"MNIST is in {ensure_mnist(arguments.data)}")

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from siftune import doctor
+    from siftune.cli import doctor
 
     place, failed = doctor.Place(arguments.results, arguments.data), False
     for name, finding in doctor.findings(place, quick=arguments.quick):

@@ -15,8 +15,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from siftune import examples
     from siftune.errors import UsageError
+    from siftune.trainables import examples
 
     try:
         for path in examples.write(arguments.kind, arguments.to):

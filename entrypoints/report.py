@@ -15,8 +15,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from siftune import history, report
+    from siftune import report
     from siftune.errors import UsageError
+    from siftune.record import history
 
     try:
         print(report.write(history.find(arguments.results, arguments.study)[-1]))

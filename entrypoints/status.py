@@ -15,8 +15,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from siftune import history, status
+    from siftune.cli import status
     from siftune.errors import UsageError
+    from siftune.record import history
 
     mistakes = []
     try:

@@ -46,9 +46,9 @@ def _show(metrics: Mapping[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from siftune import flags, single
-    from siftune.data import DataError
+    from siftune.cli import flags, single
     from siftune.errors import UsageError
+    from siftune.trainables.datasets.mnist import DataError
 
     try:
         if arguments.best:

@@ -84,18 +84,18 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from siftune import flags
     from siftune.backend import environment
     from siftune.backend.connect import ClusterError
-    from siftune.data import DataError
+    from siftune.cli import flags
     from siftune.errors import UsageError
-    from siftune.journal import JournalError, StorageError
-    from siftune.lease import StudyBusyError
+    from siftune.record.journal import JournalError, StorageError
+    from siftune.record.lease import StudyBusyError
+    from siftune.trainables.datasets.mnist import DataError
 
     try:
         with environment.prepared():  # before the user's file imports Ray
             study, resume = flags.read_study(vars(arguments))
-            from siftune.launch import launch
+            from siftune.driver.launch import launch
 
             return launch(study, data=arguments.data, results=arguments.results, resume=resume)
     except UsageError as error:

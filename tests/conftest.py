@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from siftune.data import ensure_mnist
+from siftune.trainables.datasets.mnist import ensure_mnist
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -7,10 +7,10 @@ from itertools import combinations
 import torch
 from threadpoolctl import threadpool_limits
 
-from siftune.journal import Event, Trial, fold, trial_name
-from siftune.proposals import Proposals
+from siftune.driver.proposals import Proposals
+from siftune.record.journal import Event, Trial, fold, trial_name
 from siftune.space import Config
-from siftune.study import Study
+from siftune.study.study import Study
 
 
 def proposed(study: Study, events: Sequence[Event], number: int, knew: int) -> Iterator[Config]:

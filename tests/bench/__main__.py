@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from siftune.data import ensure_mnist
+from siftune.trainables.datasets.mnist import ensure_mnist
 from tests.bench import accuracy, gpu, on_cluster, overhead, packing, samples_per_s, scale, search
 from tests.bench.results import Figures, keep, machine
 from tests.bench.table import table

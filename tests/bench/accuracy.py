@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from siftune.data import TRAINING_IMAGES, load_mnist
 from siftune.trainables import mnist
-from siftune.trainables.loop import default_device
+from siftune.trainables.datasets.mnist import TRAINING_IMAGES, load_mnist
+from siftune.trainables.training.loop import default_device
 from tests.bench import loader_loop
 from tests.bench.results import Figures
 from tests.bench.samples_per_s import CONFIG

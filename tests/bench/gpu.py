@@ -24,8 +24,8 @@ import torch
 if not importlib.util.find_spec("ray"):  # mnist's space is in Ray Tune's words, and not read here
     sys.modules["ray"] = MagicMock()
 
-from siftune.data import TRAINING_IMAGES, ensure_mnist
 from siftune.trainables import mnist
+from siftune.trainables.datasets.mnist import TRAINING_IMAGES, ensure_mnist
 from tests.bench import accuracy, loader_loop
 from tests.bench.results import Figures, keep
 from tests.bench.samples_per_s import CONFIG

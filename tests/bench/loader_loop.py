@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
 from siftune.trainables import mnist
-from siftune.trainables.loop import default_device
+from siftune.trainables.training.loop import default_device
 
 
 def images(data: Path, chosen: Sequence[int]) -> Subset:

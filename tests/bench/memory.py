@@ -27,9 +27,9 @@ def train(config):
 def measure(slots: int = 4) -> dict[str, float]:
     """MiB of a node's worker and fork server with idle slots, and with a trial in each; of one
     trial more; and of Ray's own processes."""
-    from siftune import cluster
     from siftune.backend import environment
     from siftune.backend.connect import connect
+    from siftune.machine import cluster
 
     cluster.nodes = lambda: [cluster.Node(cpus=slots, gpus=0)]  # type: ignore[assignment]
     with (

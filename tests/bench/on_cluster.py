@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from siftune.data import ensure_mnist
+from siftune.trainables.datasets.mnist import ensure_mnist
 from tests.cluster.conftest import Cluster, copy_checkout, copy_data, running
 from tests.cluster.jobs import Job, events, submit_in
 

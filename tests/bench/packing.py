@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from siftune.data import ensure_mnist
 from siftune.space import Config
 from siftune.trainables import mnist
-from siftune.trainables.loop import default_device
+from siftune.trainables.datasets.mnist import ensure_mnist
+from siftune.trainables.training.loop import default_device
 from tests.bench.samples_per_s import CONFIG
 
 SEED = 1

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from siftune.data import ensure_mnist
 from siftune.trainables import mnist
-from siftune.trainables.loop import default_device
+from siftune.trainables.datasets.mnist import ensure_mnist
+from siftune.trainables.training.loop import default_device
 from tests.bench import loader_loop
 
 CONFIG: dict[str, Any] = {

@@ -67,9 +67,9 @@ def _file_operations(slots: int, seconds: float) -> float:
 
 
 def run(slots: int, seconds: float) -> dict[str, float]:
-    from siftune import cluster
     from siftune.backend import environment
     from siftune.backend.connect import connect
+    from siftune.machine import cluster
 
     cluster.nodes = lambda: [cluster.Node(cpus=slots, gpus=0)]  # type: ignore[assignment]
     with (
@@ -77,9 +77,9 @@ def run(slots: int, seconds: float) -> dict[str, float]:
         environment.prepared(),
         connect(),
     ):
-        from siftune.backend import loop
-        from siftune.launch import launch
-        from siftune.study import read
+        from siftune.driver import loop
+        from siftune.driver.launch import launch
+        from siftune.study.study import read
 
         scratch = Path(name)
         loop.Workers = _workers  # type: ignore[assignment, misc]

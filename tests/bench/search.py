@@ -38,7 +38,7 @@ def measure(trials: int = 48) -> dict[str, float]:
 
     Epochs take 2 s, and trials have 1 to 10 of them.
     """
-    from siftune import cluster
+    from siftune.machine import cluster
 
     with tempfile.TemporaryDirectory() as scratch, cluster.connect():
         figures = {
@@ -49,8 +49,8 @@ def measure(trials: int = 48) -> dict[str, float]:
 
 
 def _siftune(scratch: Path, name: str, layer: dict[str, Any], trials: int) -> float:
-    from siftune.launch import launch
-    from siftune.study import read
+    from siftune.driver.launch import launch
+    from siftune.study.study import read
 
     file = scratch / "sleeper.py"
     file.write_text(TRAINABLE)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from ray import tune
 
-from siftune import parallel
+from siftune.trainables.training import parallel
 
 SPACE = {"case": tune.choice(["well", "crash", "error"]), "epochs": 3}
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siftune import registry
+from siftune import catalogue as registry
 from siftune.schedulers import SCHEDULERS
 from siftune.schedulers.base import Clone, Decision, Order, Scheduler, Stop
 from siftune.space import Config, Space

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from siftune import registry
+from siftune import catalogue as registry
 from siftune.errors import UsageError
 from siftune.searchers import SEARCHERS
 from siftune.searchers.base import Searcher, SpaceExhausted

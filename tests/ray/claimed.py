@@ -7,7 +7,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from siftune import cluster
+from siftune.machine import cluster
 
 gpus, gib, cpus = sys.argv[1:4]
 cluster.nodes = lambda: [cluster.Node(cpus=float(cpus), gpus=float(gpus))]

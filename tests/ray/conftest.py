@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from siftune.backend import environment
-from siftune.launch import launch
-from siftune.study import read
+from siftune.driver.launch import launch
+from siftune.study.study import read
 
 assert "ray" not in sys.modules, "Ray reads its environment when it is imported"
 PREPARED = environment.prepared()

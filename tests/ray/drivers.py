@@ -25,7 +25,7 @@ _FORKS.set_forkserver_preload(
         "pyarrow.fs",
         "pydantic",
         "ray.tune",
-        "siftune.flags",
+        "siftune.cli.flags",
         "siftune.report",
         "siftune.searchers.bayesopt",
         "siftune.searchers.bohb",

@@ -26,8 +26,8 @@ here = Path(tempfile.mkdtemp())
 
 
 def until(count: int) -> None:
-    """Waits until there are so many GPUs. A worker starts Python and imports torch first, which takes
-    a while beside the cluster's tests."""
+    """Waits until there are so many GPUs. A worker imports torch first, which takes a while beside
+    the cluster's tests."""
     deadline = time.monotonic() + 240
     while packing.gpus[0] != count:
         assert time.monotonic() < deadline, packing.gpus

@@ -7,8 +7,8 @@ from textwrap import dedent
 import pytest
 from drivers import Driver
 
-from siftune import journal
-from siftune.journal import Event
+from siftune.record import journal
+from siftune.record.journal import Event
 
 # The weights are the name of the trial that they began in. What a clone does first is put in.
 TRAINABLE = """

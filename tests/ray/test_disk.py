@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from drivers import Driver
 
-from siftune.study import read, read_yaml
+from siftune.study.study import read, read_yaml
 
 WALKER = Path(__file__).with_name("walker.py")
 TRIALS, EPOCHS = 8, 4

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from drivers import Driver
 
-from siftune import journal
-from siftune.journal import Event, Trial, fold
+from siftune.record import journal
+from siftune.record.journal import Event, Trial, fold
 from siftune.schedulers import SCHEDULERS
 from siftune.schedulers.base import Clone, Decision, Order, Resume, Stop
 from siftune.searchers import SEARCHERS
 from siftune.searchers.base import Searcher
 from siftune.space import Config, key
-from siftune.study import Study, read, read_yaml, refusal
+from siftune.study.study import Study, read, read_yaml, refusal
 from tests.readme import assert_part
 from tests.told import proposed
 

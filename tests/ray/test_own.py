@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from siftune.examples import KINDS
+from siftune.trainables.examples import KINDS
 
 ENTRYPOINTS = Path(__file__).parents[2] / "entrypoints"
 

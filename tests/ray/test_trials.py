@@ -347,7 +347,7 @@ def test_auto_says_what_it_chose_and_why(
 def test_a_finished_study_takes_more_trials(
     mine: Callable[..., Any], connected: None, tmp_path: Path
 ) -> None:
-    from siftune.launch import launch, resumed
+    from siftune.driver.launch import launch, resumed
 
     mine("def train(config):\n    tune.report({'loss': config['x']})\n", trials=2)
     more = resumed(tmp_path / "study", {"trials": 3})

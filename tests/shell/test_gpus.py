@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from siftune.lease import Lease
-from siftune.utilisation import Usage, watched
+from siftune.machine.utilisation import Usage, watched
+from siftune.record.lease import Lease
 
 ROOT = Path(__file__).parents[2]
 STAND_INS = ROOT / "tests" / "stand_ins"

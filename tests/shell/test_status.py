@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from siftune import history, lease, report
+from siftune import report
+from siftune.record import history, lease
 from tests.unit.conftest import Written
 
 ROOT = Path(__file__).parents[2]

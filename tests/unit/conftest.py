@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from siftune import lease
-from siftune.journal import Journal
-from siftune.study import read
+from siftune.record import lease
+from siftune.record.journal import Journal
+from siftune.study.study import read
 
 SPACE = {
     "lr": "loguniform(1e-4, 1)",

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from siftune import ahead
-from siftune.ahead import Ahead
-from siftune.journal import Event, trial_name
-from siftune.progress import Progress
-from siftune.proposals import Proposals
+from siftune.driver import prefetch as ahead
+from siftune.driver.prefetch import Ahead
+from siftune.driver.progress import Progress
+from siftune.driver.proposals import Proposals
+from siftune.record.journal import Event, trial_name
 from siftune.space import Config
-from siftune.study import Study, read, resolve
+from siftune.study.study import Study, read, resolve
 from tests.told import proposed
 
 SPACE = {
@@ -133,7 +133,7 @@ def test_a_finite_space_is_trained_to_its_end() -> None:
 
 def test_no_process_outlives_its_driver() -> None:
     program = (
-        "import os, sys, time; from siftune import ahead; from tests.unit.test_ahead import study;"
+        "import os, sys, time; from siftune.driver import prefetch as ahead; from tests.unit.test_ahead import study;"
         "p = ahead.build(study(), slots=4); print(p._processes[0]._process.pid, flush=True);"
         "time.sleep(60)"
     )

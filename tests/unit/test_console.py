@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from siftune.console import Table
-from siftune.journal import Event, Trial
-from siftune.progress import Progress
-from siftune.proposals import Proposals
-from siftune.study import Study, read, resolve
+from siftune.driver.console import Table
+from siftune.driver.progress import Progress
+from siftune.driver.proposals import Proposals
+from siftune.record.journal import Event, Trial
+from siftune.study.study import Study, read, resolve
 
 
 @pytest.fixture

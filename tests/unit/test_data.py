@@ -14,8 +14,8 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
-from siftune import data
-from siftune.data import FILES, DataError, ensure_mnist, load_mnist
+from siftune.trainables.datasets import mnist as data
+from siftune.trainables.datasets.mnist import FILES, DataError, ensure_mnist, load_mnist
 
 CLOSED = "http://127.0.0.1:9/"  # the discard port: refused at once
 Serve = Callable[..., "Mirror"]
@@ -152,7 +152,7 @@ def test_two_processes_at_once_do_not_harm_each_other(tmp_path: Path, serve: Ser
     script = (
         "import sys; from pathlib import Path; from torchvision.datasets import MNIST\n"
         f"MNIST.mirrors = [{mirror.url!r}]\n"
-        "from siftune import data\n"
+        "from siftune.trainables.datasets import mnist as data\n"
         "data.CONNECT_TIMEOUT_S = 100  # the first waits until the second has started\n"
         "data.ensure_mnist(Path(sys.argv[1]))"
     )
@@ -304,6 +304,7 @@ def test_file_that_is_not_mnist_is_not_loaded(
 
 
 def test_nothing_heavy_is_imported_with_the_module() -> None:
-    script = "import sys, siftune.data; print({'torch', 'torchvision', 'rich'} & set(sys.modules))"
+    script = "import sys, siftune.trainables.datasets.mnist\n"
+    script += "print({'torch', 'torchvision', 'rich'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from siftune import cluster, doctor
 from siftune.backend import environment
-from siftune.doctor import Place
+from siftune.cli import doctor
+from siftune.cli.doctor import Place
+from siftune.machine import cluster
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from siftune import flags
+from siftune.cli import flags
 from siftune.errors import UsageError
-from siftune.study import Study
+from siftune.study.study import Study
 
 NAMES = """trainable metric mode searcher scheduler name seed trials cpus_per_trial
 gpus_per_trial concurrent retries time_limit report_timeout config resume space workdir

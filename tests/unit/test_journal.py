@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from siftune import journal
-from siftune.journal import Journal, Trial, fold
+from siftune.record import journal
+from siftune.record.journal import Journal, Trial, fold
 
 
 def create(directory: Path) -> Journal:
@@ -92,7 +92,7 @@ def test_what_does_not_fit_on_the_disk_leaves_the_earlier_lines_whole(
     script = """
 import resource, signal, sys
 from pathlib import Path
-from siftune.journal import Journal, StorageError
+from siftune.record.journal import Journal, StorageError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 Path(sys.argv[1]).mkdir()

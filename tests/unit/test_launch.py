@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from siftune import lease
-from siftune.launch import _directory_mistakes, launch, resumed
+from siftune.driver.launch import _directory_mistakes, launch, resumed
+from siftune.record import lease
 
 BEST = {"trial": "0002", "epoch": 1, "metrics": {"loss": 0.25}}
 
@@ -81,7 +81,7 @@ def test_what_was_seen_of_the_gpus_is_carried_over(done: Path) -> None:
 def test_a_best_is_not_written_before_its_line_is_on_the_disk(
     done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from siftune.journal import Journal
+    from siftune.record.journal import Journal
 
     calls: list[str] = []
     sync, write = Journal.sync, Journal.write

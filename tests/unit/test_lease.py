@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from siftune import lease
-from siftune.lease import Lease, StudyBusyError
-from siftune.study import read
+from siftune.record import lease
+from siftune.record.lease import Lease, StudyBusyError
+from siftune.study.study import read
 
 TUNE = Path(__file__).parents[2] / "entrypoints/tune.py"
 # Says whether it got the lease of a study, and keeps it until its input is closed. Then it gives it
@@ -24,8 +24,8 @@ TUNE = Path(__file__).parents[2] / "entrypoints/tune.py"
 HOLDER = """
 import os, signal, sys, time
 from pathlib import Path
-from siftune import lease
-from siftune.lease import Lease, StudyBusyError
+from siftune.record import lease
+from siftune.record.lease import Lease, StudyBusyError
 
 def hook(option):
     def before(function):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from siftune.trainables import mnist
-from siftune.trainables.loop import STATE_FILE, Metrics
+from siftune.trainables.training.loop import STATE_FILE, Metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siftune import cluster, journal, launch
 from siftune.backend.packing import Packing, fitting
-from siftune.cluster import Node
-from siftune.progress import Progress
-from siftune.proposals import Proposals
+from siftune.driver import launch
+from siftune.driver.progress import Progress
+from siftune.driver.proposals import Proposals
+from siftune.machine import cluster
+from siftune.machine.cluster import Node
+from siftune.record import journal
 from siftune.trial import gpu_memory
 
 GIB = 1024.0
@@ -129,7 +131,7 @@ def test_gpus_come_and_go() -> None:
 def test_the_trials_on_a_gpu_may_never_take_more_than_it_has(
     most: int, gpus: int, steps: list[tuple[str, int, float]]
 ) -> None:
-    """Each takes at most its limit, as in siftune.backend.loop: what it was told at its start,
+    """Each takes at most its limit, as in siftune.driver.loop: what it was told at its start,
     and, where that was all of the GPU, what it makes of its own first epoch."""
     found, numbers = packing(most, gpus), itertools.count()
     limits: dict[int, tuple[int, float, bool]] = {}  # by process: GPU, limit, alone to its end

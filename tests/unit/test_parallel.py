@@ -13,9 +13,9 @@ import torch.distributed as dist
 from test_mnist import CONFIG, SEED
 from torch import nn
 
-from siftune import parallel
 from siftune.trainables import mnist
-from siftune.trainables.loop import STATE_FILE, Metrics
+from siftune.trainables.training import parallel
+from siftune.trainables.training.loop import STATE_FILE, Metrics
 
 EXACT = CONFIG | {"dropout": 0.0, "optimizer": "sgd", "epochs": 2}
 ONE_IMAGE = 0.005  # of 216, in the accuracy
@@ -121,7 +121,7 @@ def test_dropout_differs_between_processes(pool: Pool, tmp_path: Path) -> None:
 
 def _draw() -> tuple[float, int]:
     """What a trainable draws, and the order of the samples."""
-    from siftune.trainables.loop import reproducible
+    from siftune.trainables.training.loop import reproducible
 
     with reproducible(SEED, 1, torch.device("cpu")) as generator:
         return torch.rand(()).item(), int(torch.randint(10**6, (), generator=generator))

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from siftune.journal import Event
-from siftune.progress import Progress
-from siftune.proposals import Proposals
+from siftune.driver.progress import Progress
+from siftune.driver.proposals import Proposals
+from siftune.record.journal import Event
 from siftune.schedulers import SCHEDULERS
 from siftune.schedulers.base import Clone, Decision, Stop
 from siftune.searchers import SEARCHERS
 from siftune.space import Config, key
-from siftune.study import Study, read, refusal, resolve
+from siftune.study.study import Study, read, refusal, resolve
 
 SPACE = {
     "x": "uniform(-1, 1)",

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from siftune import ahead
-from siftune.ahead import Ahead
-from siftune.journal import Event
-from siftune.progress import Progress
-from siftune.proposals import Proposals
+from siftune.driver import prefetch as ahead
+from siftune.driver.prefetch import Ahead
+from siftune.driver.progress import Progress
+from siftune.driver.proposals import Proposals
+from siftune.record.journal import Event
 from siftune.searchers.base import Searcher, SpaceExhausted
 from siftune.searchers.bayesopt import BayesOpt
 from siftune.searchers.bohb import Bohb
 from siftune.searchers.random import Random
 from siftune.space import Config, Space
-from siftune.study import Study, read, resolve
+from siftune.study.study import Study, read, resolve
 
 SPACE = {"x": "uniform(-1, 1)", "width": "choice([8, 16, 32])", "epochs": 2}
 TRIALS = 8

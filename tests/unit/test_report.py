@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from siftune import domains, history, report
+from siftune import report
 from siftune.errors import UsageError
+from siftune.record import history
 from siftune.report import chart
 from siftune.report.importance import MIN_TRIALS, importances
+from siftune.space import domains
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "<script>alert('x')</script>\"&<b>"
@@ -369,7 +371,7 @@ def test_neither_ray_nor_torch_is_imported(written: Written, entrypoint: str) ->
 def test_a_report_that_cannot_be_written_says_so_and_nothing_more(
     written: Written, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from siftune.launch import _write_report
+    from siftune.driver.launch import _write_report
 
     study = written()
     (study.directory / "report.html").mkdir()

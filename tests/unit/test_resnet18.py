@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from siftune.data import DataError, load_mnist
 from siftune.trainables import resnet18
+from siftune.trainables.datasets.mnist import DataError, load_mnist
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

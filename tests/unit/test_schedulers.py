@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from siftune import registry
+from siftune import catalogue as registry
 from siftune.errors import UsageError
 from siftune.schedulers import SCHEDULERS
 from siftune.schedulers.asha import Asha

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from siftune.errors import UsageError
-from siftune.trainables import default_space, script
+from siftune.trainables import default_space
+from siftune.trainables.user import script
 
 SCRIPT = """
 import argparse, json, sys

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sklearn.datasets import load_wine
 
-from siftune.data import DataError
 from siftune.trainables import sklearn
+from siftune.trainables.datasets.mnist import DataError
 
 CONFIG: dict[str, Any] = {
     "lr": 0.01,

@@ -10,10 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ray import tune
 
-from siftune import domains
-from siftune.domains import Choice, Domain, Float, Integer
 from siftune.errors import UsageError
-from siftune.space import Space, key, when
+from siftune.space import Space, domains, key, when
+from siftune.space.domains import Choice, Domain, Float, Integer
 
 # ── Any space ───────────────────────────────────────────────────────────────────────────────────
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from siftune import history, status
+from siftune.cli import status
+from siftune.record import history
 
 STATUS = Path(__file__).parents[2] / "entrypoints" / "status.py"
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from siftune import parallel
+from siftune.trainables.training import parallel
 from siftune.trial.board import Board
 from siftune.trial.host import _serve
 from siftune.trial.store import BoardStore

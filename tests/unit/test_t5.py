@@ -10,11 +10,12 @@ import pytest
 import torch
 from test_parallel import Pool, pool, run  # noqa: F401  a fixture
 
-from siftune.data import DataError
 from siftune.space import Space
-from siftune.study import PRESETS, read
-from siftune.trainables import corpus, t5
-from siftune.trainables.loop import Metrics
+from siftune.study.study import PRESETS, read
+from siftune.trainables import t5
+from siftune.trainables.datasets import text as corpus
+from siftune.trainables.datasets.mnist import DataError
+from siftune.trainables.training.loop import Metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from siftune import cluster, imports
 from siftune.backend import environment
+from siftune.machine import cluster, imports
 
 _HEAD_S = 180.0  # for the head: a cold start of all nodes' containers over a busy file system
 _NODES_S = 30.0  # for the others after that, before it is said that they are not there

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from siftune import cluster
+from siftune.machine import cluster
 
 _ALWAYS = {
     "RAY_AUTH_MODE": "token",

@@ -6,9 +6,9 @@ from typing import Any
 
 import ray
 
-from siftune import cluster
 from siftune.backend.packing import Packing
 from siftune.backend.worker import Place
+from siftune.machine import cluster
 from siftune.trial.messages import End
 
 _ROUNDING = 1e-9  # of fractions that are added up

@@ -7,9 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from secrets import token_hex
 
-from siftune import history
-from siftune.history import History, duration, settings, short
-from siftune.journal import Trial
+from siftune.record import history
+from siftune.record.history import History, duration, settings, short
+from siftune.record.journal import Trial
 from siftune.report import figures
 from siftune.report.markup import Markup, join, tag
 

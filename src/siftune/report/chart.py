@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from siftune.domains import Choice, Domain
-from siftune.history import duration, short
+from siftune.record.history import duration, short
 from siftune.report.markup import Markup, tag
+from siftune.space.domains import Choice, Domain
 
 Point = tuple[float, float]
 _LARGEST = sys.float_info.max / 8  # end of an axis

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from siftune.domains import Choice, Domain
-from siftune.history import Epoch, History, duration, place, short
-from siftune.journal import STATES, UNDER_WAY
+from siftune.record.history import Epoch, History, duration, place, short
+from siftune.record.journal import STATES, UNDER_WAY
 from siftune.report import chart
 from siftune.report.chart import Chart
 from siftune.report.importance import MIN_TRIALS, importances
 from siftune.report.markup import Markup, join, tag
+from siftune.space.domains import Choice, Domain
 
 _POINTS = 40_000  # in one chart
 _LANES = 200  # of the timeline

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siftune.domains import Domain
+from siftune.space.domains import Domain
 
 MIN_TRIALS = 20
 _BINS = 4  # of a domain with more values than a group each would leave trials for

@@ -5,7 +5,6 @@ from typing import Unpack
 
 import numpy as np
 
-from siftune.domains import Domain, Float, Value
 from siftune.schedulers.base import (
     Clone,
     Decision,
@@ -16,6 +15,7 @@ from siftune.schedulers.base import (
     require,
 )
 from siftune.space import Config
+from siftune.space.domains import Domain, Float, Value
 
 _FACTORS = (0.8, 1.2)  # of the paper's "perturb"
 

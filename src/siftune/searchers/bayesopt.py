@@ -21,9 +21,9 @@ from bayes_opt.parameter import (
 from bayes_opt.target_space import TargetSpace
 from scipy.optimize import differential_evolution
 
-from siftune.domains import Domain
 from siftune.searchers.model import ModelBased
 from siftune.space import Space
+from siftune.space.domains import Domain
 
 
 class _InBatches(AcquisitionFunction):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siftune.domains import Domain
 from siftune.searchers.base import Searcher
 from siftune.searchers.model import is_fixed
 from siftune.space import Config, Space
+from siftune.space.domains import Domain
 
 
 class Bohb(Searcher):

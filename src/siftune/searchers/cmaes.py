@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import cmaes
 import numpy as np
 
-from siftune.domains import Domain
+from siftune.space.domains import Domain
 
 
 class CmaEs:

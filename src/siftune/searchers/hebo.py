@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from siftune.domains import Domain
 from siftune.searchers.model import ModelBased
 from siftune.space import Space
+from siftune.space.domains import Domain
 
 _threads = torch.get_num_threads()
 from hebo.design_space.design_space import DesignSpace  # noqa: E402

@@ -9,10 +9,10 @@ from statistics import median
 import numpy as np
 from scipy.stats import qmc
 
-from siftune.domains import Domain, Float
 from siftune.searchers.base import Searcher
 from siftune.searchers.randomness import seeded
 from siftune.space import Config, Space
+from siftune.space.domains import Domain, Float
 
 # A model that was refused this often for one number is not asked again: its optimum may be a config
 # that was trained already, whatever the seed.

@@ -13,10 +13,10 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from siftune.domains import Domain
 from siftune.searchers.cmaes import CmaEs
 from siftune.searchers.model import ModelBased, moderate
 from siftune.space import Config, Space
+from siftune.space.domains import Domain
 
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "qmc")
 

@@ -24,11 +24,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from siftune import imports, registry
+from siftune import catalogue as registry
 from siftune.errors import UsageError
+from siftune.machine import imports
 from siftune.space import Config, Space
-from siftune.trainables import script
-from siftune.trial import user
+from siftune.trainables.user import file as user
+from siftune.trainables.user import script
 
 TRAINABLES = {
     "mnist": "siftune.trainables.mnist",
@@ -56,7 +57,7 @@ class Trainable:
             return [
                 f"--gpus-per-trial {self.processes} needs a trainable of several processes, and "
                 f"{self.name} is one: give a function, FILE.py:FUNC, that calls "
-                "siftune.parallel.wrap(model)"
+                "siftune.trainables.training.parallel.wrap(model)"
             ]
         try:
             if self.name not in TRAINABLES:

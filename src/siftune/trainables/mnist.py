@@ -15,10 +15,10 @@ from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from siftune import parallel
-from siftune.data import ensure_mnist, load_mnist
 from siftune.space import when
-from siftune.trainables.loop import (
+from siftune.trainables.datasets.mnist import ensure_mnist, load_mnist
+from siftune.trainables.training import parallel
+from siftune.trainables.training.loop import (
     Metrics,
     Save,
     Training,

@@ -18,9 +18,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 from torchvision.transforms.v2 import functional as images
 
-from siftune import parallel
-from siftune.data import DataError
-from siftune.trainables.loop import (
+from siftune.trainables.datasets.mnist import DataError
+from siftune.trainables.mnist import schedule
+from siftune.trainables.training import parallel
+from siftune.trainables.training.loop import (
     Metrics,
     Save,
     Training,
@@ -30,7 +31,6 @@ from siftune.trainables.loop import (
     reproducible,
     run_epochs,
 )
-from siftune.trainables.mnist import schedule
 
 # The space of a study that names no other.
 SPACE: dict[str, Any] = {

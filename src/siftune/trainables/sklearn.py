@@ -15,9 +15,9 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import log_loss
 
-from siftune.data import DataError
 from siftune.space import when
-from siftune.trainables.loop import Metrics, Save
+from siftune.trainables.datasets.mnist import DataError
+from siftune.trainables.training.loop import Metrics, Save
 
 # The space of a study that names no other.
 SPACE: dict[str, Any] = {

@@ -20,11 +20,11 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import T5Config, T5ForConditionalGeneration
 
-from siftune import parallel
-from siftune.data import DataError
 from siftune.space import Space
-from siftune.trainables import corpus, shards
-from siftune.trainables.loop import (
+from siftune.trainables.datasets import text as corpus
+from siftune.trainables.datasets.mnist import DataError
+from siftune.trainables.training import parallel, shards
+from siftune.trainables.training.loop import (
     Metrics,
     Save,
     Training,

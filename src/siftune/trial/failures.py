@@ -19,7 +19,7 @@ _MEMORY_TEXT = "CUDA out of memory"
 # Frames of these say nothing about the user's code.
 _OURS = tuple(
     str(Path(__file__).parents[1] / name)
-    for name in ("trial", "trainables/__init__.py", "trainables/script.py")
+    for name in ("trial", "trainables/__init__.py", "trainables/user")
 )
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from siftune.trainables import TRAINABLES
-from siftune.trial import process, user, warm
+from siftune.trainables.user import file as user
+from siftune.trial import process, warm
 from siftune.trial.messages import Answer, Begin, Cause, End, Message, Report, Setup
 
 _STOP_S = 10.0  # for a trial that is told to stop

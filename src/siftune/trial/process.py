@@ -115,7 +115,7 @@ def _run(connection: Connection, board: Connection | None, setup: Setup, begin: 
 def _joined(board: Connection | None, setup: Setup, begin: Begin) -> AbstractContextManager[None]:
     if setup.trainable.processes == 1:
         return nullcontext()
-    from siftune import parallel
+    from siftune.trainables.training import parallel
     from siftune.trial.store import BoardStore
 
     assert board is not None

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from siftune import journal, lease
 from siftune.errors import UsageError
-from siftune.journal import STATES, Trial
-from siftune.lease import Life, Seen
+from siftune.record import journal, lease
+from siftune.record.journal import STATES, Trial
+from siftune.record.lease import Life, Seen
 from siftune.space import Config
-from siftune.study import Study, read, read_yaml
+from siftune.study.study import Study, read, read_yaml
 
 
 @dataclass(frozen=True, slots=True)

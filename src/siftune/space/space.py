@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from siftune import domains
-from siftune.domains import Domain, Value
 from siftune.errors import UsageError
+from siftune.space import domains
+from siftune.space.domains import Domain, Value
 
 Config = dict[str, Value]
 
@@ -235,7 +235,7 @@ class Space:
         return int(rng.integers(domain.size))
 
     def encode(self, config: Mapping[str, Value]) -> dict[str, float]:
-        """Coordinates of a config, by parameter; see siftune.domains for their kinds."""
+        """Coordinates of a config, by parameter; see siftune.space.domains for their kinds."""
         return {name: p.domain.encode(config[name]) for name, p in self.parameters.items()}
 
     def decode(self, coordinates: Mapping[str, float]) -> Config:

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from siftune import parallel
+from siftune.trainables.training import parallel
 
 _dcp: Any = torch.distributed.checkpoint  # its types name neither save nor load
 INFO_FILE = "state.json"

@@ -20,8 +20,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
-from siftune import imports
 from siftune.errors import UsageError
+from siftune.machine import imports
 
 Report = Callable[[dict[str, Any]], None]
 HELP_S = 120.0

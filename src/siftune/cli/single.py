@@ -8,7 +8,7 @@ from typing import Any
 
 from siftune.errors import UsageError
 from siftune.space import Config
-from siftune.study import read, read_yaml
+from siftune.study.study import read, read_yaml
 from siftune.trainables import TRAINABLES, Trainable, module
 from siftune.trial import session
 from siftune.trial.metrics import plain

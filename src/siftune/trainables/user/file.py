@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from siftune import imports
 from siftune.errors import UsageError
+from siftune.machine import imports
 from siftune.space import Config
-from siftune.trainables import script
+from siftune.trainables.user import script
 
 Report = Callable[..., None]
 

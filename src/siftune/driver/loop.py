@@ -14,10 +14,10 @@ from siftune.backend.packing import Packing
 from siftune.backend.placement import Placement, nodes_now
 from siftune.backend.slots import Slot, Slots, Workers
 from siftune.backend.worker import Place
-from siftune.journal import TRIED_AGAIN, Trial
-from siftune.progress import Progress
+from siftune.driver.progress import Progress
+from siftune.record.journal import TRIED_AGAIN, Trial
 from siftune.schedulers.base import Clone, Decision, Order, Stop
-from siftune.study import Study
+from siftune.study.study import Study
 from siftune.trainables import Trainable
 from siftune.trial import checkpoints
 from siftune.trial.messages import Answer, Begin, Cause, End, GpuShare, Message, Report, Setup

@@ -3,7 +3,7 @@
 Each file that is opened there, and each page of a library that is missing, is a question to the
 process that unpacks the image, and importing PyTorch and Ray Tune asks 28,000. So the bytecode that
 it takes is in one file more, and another process reads beforehand what will be missing of the
-libraries. `python -m siftune.coldstart` makes both files as the image is built; a line in
+libraries. `python -m siftune.machine.coldstart` makes both files as the image is built; a line in
 siftune.pth, beside the packages, has every Python call `install`.
 """
 
@@ -19,8 +19,8 @@ from importlib import machinery
 from types import CodeType
 
 # Whose bytecode and libraries: what a driver, a node's Ray and a trial import.
-MODULES = ["torch", "ray.tune", "ray.scripts.scripts", "siftune.launch", "siftune.backend.loop"]
-MODULES += ["siftune.trial.process", "siftune.trainables.mnist"]
+MODULES = ["torch", "ray.tune", "ray.scripts.scripts", "siftune.driver.launch"]
+MODULES += ["siftune.driver.loop", "siftune.trial.process", "siftune.trainables.mnist"]
 BYTECODE, LIBRARIES = f"{sys.prefix}/bytecode.bin", f"{sys.prefix}/libraries.bin"
 BLOCK = 1 << 17  # of mksquashfs, which is unpacked as a whole
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from siftune.journal import trial_name
+from siftune.record.journal import trial_name
 from siftune.searchers.base import Searcher, SpaceExhausted
 from siftune.space import Config, key
-from siftune.study import Study
+from siftune.study.study import Study
 
 _ATTEMPTS = 20  # proposals that a searcher gets for one trial before a random config is taken
 
@@ -36,7 +36,7 @@ def _to_stderr(sentence: str) -> None:
 
 class Proposals:
     """A searcher that is told every event of a study, and asked for configs in the order of the
-    trials. Here it computes them when asked; siftune.ahead has them ready.
+    trials. Here it computes them when asked; siftune.driver.prefetch has them ready.
 
     A searcher that raises does not end the study: a trial gets a random config instead, or an event
     is lost on the searcher. `say` is told why, once for each trial without a proposal and once for

@@ -20,11 +20,11 @@ from typing import Any
 
 import yaml
 
-from siftune.journal import trial_name
-from siftune.proposals import NotYet, Proposal, Proposals, cause
+from siftune.driver.proposals import NotYet, Proposal, Proposals, cause
+from siftune.record.journal import trial_name
 from siftune.searchers.base import Searcher, SpaceExhausted
 from siftune.space import Config, key
-from siftune.study import Study, read
+from siftune.study.study import Study, read
 
 
 def build(study: Study, *, slots: int) -> Proposals:
@@ -157,7 +157,7 @@ class _Process:
         self.connection, theirs = Pipe()
         # One thread: its matrices are small, and processors are for trials.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "siftune.ahead", str(theirs.fileno())],
+            [sys.executable, "-m", "siftune.driver.prefetch", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,

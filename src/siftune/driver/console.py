@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from siftune.journal import STATES, Event, Trial
-from siftune.progress import Best, Progress
+from siftune.driver.progress import Best, Progress
+from siftune.record.journal import STATES, Event, Trial
 from siftune.space import Config, Space
-from siftune.study import Study
+from siftune.study.study import Study
 
 _ROWS = 16  # trials that the table shows
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from siftune import parallel
+from siftune.trainables.training import parallel
 
 STATE_FILE = "state.pt"
 
@@ -142,7 +142,7 @@ def _train_one_epoch(
 
 def _save(training: Training, epoch: int, directory: Path) -> None:
     if training.sharded:
-        from siftune.trainables import shards  # whose imports take a while
+        from siftune.trainables.training import shards  # whose imports take a while
 
         said = {"config": training.config, "epoch": epoch}
         shards.save(directory, training.model, training.optimizer, said)
@@ -170,7 +170,7 @@ def load_state(directory: Path, device: torch.device) -> dict[str, Any]:
 def _restore(training: Training, directory: Path) -> int:
     """Takes the saved model and moments; the number of epochs behind them."""
     if training.sharded:
-        from siftune.trainables import shards
+        from siftune.trainables.training import shards
 
         return shards.load(directory, training.model, training.optimizer)["epoch"]
     state = load_state(directory, training.device)

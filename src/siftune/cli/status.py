@@ -3,8 +3,8 @@
 import time
 from collections.abc import Iterator
 
-from siftune.history import History, duration, place, short
-from siftune.journal import STATES, Trial
+from siftune.record.history import History, duration, place, short
+from siftune.record.journal import STATES, Trial
 
 _ROWS = 20  # unfinished trials that are listed
 

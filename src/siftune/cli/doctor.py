@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from siftune import cluster, data, imports
+from siftune.machine import cluster, imports
+from siftune.trainables.datasets import mnist as data
 
 # By name the oldest driver, None where that depends on the base, and the architectures. The best
 # comes first. containers/flavours/*.args is what is built from; a test compares.

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from siftune import registry, trainables
+from siftune import catalogue as registry
+from siftune import trainables
 from siftune.errors import UsageError
 from siftune.schedulers import SCHEDULERS
 from siftune.searchers import SEARCHERS

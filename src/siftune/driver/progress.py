@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from siftune.journal import STATES, UNDER_WAY, Event, Trial, fold, trial_name
-from siftune.proposals import NotYet, Proposals
+from siftune.driver.proposals import NotYet, Proposals
+from siftune.record.journal import STATES, UNDER_WAY, Event, Trial, fold, trial_name
 from siftune.schedulers.base import Decision, Order, Scheduler
 from siftune.searchers.base import SpaceExhausted
 from siftune.space import Config
-from siftune.study import Study
+from siftune.study.study import Study
 
 
 @dataclass(frozen=True, slots=True)

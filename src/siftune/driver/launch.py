@@ -13,16 +13,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from siftune import ahead, cluster, console, imports, journal, lease, utilisation
 from siftune.backend.packing import Packing
+from siftune.driver import console
+from siftune.driver import prefetch as ahead
+from siftune.driver.progress import Progress
 from siftune.errors import UsageError
-from siftune.journal import Journal, StorageError
-from siftune.lease import Lease
-from siftune.progress import Progress
-from siftune.study import Study, read, read_yaml, resolve
+from siftune.machine import cluster, imports, utilisation
+from siftune.machine.utilisation import Usages
+from siftune.record import journal, lease
+from siftune.record.journal import Journal, StorageError
+from siftune.record.lease import Lease
+from siftune.study.study import Study, read, read_yaml, resolve
 from siftune.trainables import Trainable
-from siftune.trial import user
-from siftune.utilisation import Usages
+from siftune.trainables.user import file as user
 
 FINISHED, FAILED, RESUMABLE = 0, 1, 75
 
@@ -141,8 +144,8 @@ def _run(
                 _signals() as received,
             ):
                 with imports.uncollected():
-                    from siftune.backend import loop
                     from siftune.backend.placement import nodes_now
+                    from siftune.driver import loop
 
                 left_out: set[str] = set()
                 unseen_s = _unseen_s(directory, events)

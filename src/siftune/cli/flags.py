@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from siftune import cluster, launch, study
+from siftune.driver import launch
 from siftune.errors import UsageError
+from siftune.machine import cluster
 from siftune.space import Config
-from siftune.study import PRESETS, Study
+from siftune.study import study
+from siftune.study.study import PRESETS, Study
 from siftune.trainables import Trainable
-from siftune.trial import user
+from siftune.trainables.user import file as user
 
 _OPTIONS = {
     "trainable_arg": "trainable_options",

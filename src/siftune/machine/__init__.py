@@ -1,0 +1,1 @@
+"""The machine: Slurm's environment, GPUs, and how Python starts and imports."""

@@ -1,0 +1,5 @@
+"""The space: hyper-parameters, their domains, and the conditions under which they matter."""
+
+from siftune.space.space import Config, Parameter, Space, When, key, when
+
+__all__ = ["Config", "Parameter", "Space", "When", "key", "when"]

@@ -1,0 +1,1 @@
+"""The training loop of the trainables, in one process or in several."""
