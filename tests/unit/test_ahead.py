@@ -133,7 +133,8 @@ def test_a_finite_space_is_trained_to_its_end() -> None:
 
 def test_no_process_outlives_its_driver() -> None:
     program = (
-        "import os, sys, time; from siftune.driver import prefetch as ahead; from tests.unit.test_ahead import study;"
+        "import os, sys, time\n"
+        "from siftune.driver import prefetch as ahead; from tests.unit.test_ahead import study\n"
         "p = ahead.build(study(), slots=4); print(p._processes[0]._process.pid, flush=True);"
         "time.sleep(60)"
     )
