@@ -58,12 +58,11 @@ def bytecode() -> str:
 def searchers() -> str:
     """Each can be made and proposes a config."""
     from siftune.searchers import SEARCHERS
-    from siftune.study.study import read
+    from siftune.space import Space
 
     for name in SEARCHERS:
-        # Integers and choices, which all of them take.
-        layer = {"trainable": "mnist", "searcher": name, "space": {"x": "choice([1, 2, 3])"}}
-        config = read([layer], {}).build_searcher().propose(0)
+        space = Space.read({"x": "choice([1, 2, 3])"})  # of choices, which all of them take
+        config = SEARCHERS.build(name, {}, space=space, seed=0).propose(0)
         assert config["x"] in (1, 2, 3), f"{name} proposes {config}"
     return ", ".join(SEARCHERS)
 
@@ -72,9 +71,8 @@ def schedulers() -> str:
     """Each one's module loads."""
     from siftune.schedulers import SCHEDULERS
 
-    for builder in SCHEDULERS.values():
-        module, _, name = builder.partition(":")
-        getattr(importlib.import_module(module), name)
+    for name in SCHEDULERS:
+        SCHEDULERS.load(name)
     return ", ".join(SCHEDULERS)
 
 
@@ -89,7 +87,7 @@ def ray() -> str:
 def one_epoch() -> str:
     """One epoch of the trainable mnist, on blank images."""
     from siftune.trainables.datasets.mnist import FILES
-    from siftune.trainables.mnist import epochs
+    from siftune.trainables.mnist import Mnist
 
     config = {"lr": 1e-3, "batch_size": 16, "optimizer": "adamw", "weight_decay": 0.0}
     config |= {"conv1_channels": 8, "conv2_channels": 16, "conv3_channels": 0}
@@ -102,8 +100,8 @@ def one_epoch() -> str:
             with (raw / file.name).open("wb") as stream:
                 stream.write(file.header)
                 stream.truncate(file.size)  # zeros that take no space
-        training = epochs(config, start=None, seed=0, data=Path(directory), images=600)
-        metrics = [metrics for metrics, _ in training]
+        trainable = Mnist(data=Path(directory), seed=0, images=600)
+        metrics = [metrics for metrics, _ in trainable.epochs(config, start=None)]
     assert len(metrics) == 1, f"{len(metrics)} epochs"
     return f"val_loss {metrics[0]['val_loss']:.3g}"
 

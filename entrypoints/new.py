@@ -1,32 +1,8 @@
-"""Writes a small trainable to start from, which works as it is: my_train.py."""
+"""Runs the command `new` of siftune: src/siftune/cli/new.py."""
 
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="new", description=__doc__, allow_abbrev=False)
-    p.add_argument("kind", nargs="?", default="function", metavar="function|generator|script")
-    p.add_argument("--to", type=Path, default=Path(), metavar="DIR", help="[here]")
-    return p
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    from siftune.errors import UsageError
-    from siftune.trainables import examples
-
-    try:
-        for path in examples.write(arguments.kind, arguments.to):
-            print(path)
-    except (UsageError, OSError) as error:
-        print(f"new: {error}", file=sys.stderr)
-        return 2
-    print("its first lines say how to train it, and how to search")
-    return 0
-
+from siftune.cli.new import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -18,7 +18,7 @@ end_sampling() {
     sampler_pid=''
 }
 
-# sample_gpus FILE: what siftune.machine.utilisation reads there: how often a GPU was looked at, and the sum of the
+# sample_gpus FILE: what machine/gpus.py reads there: how often a GPU was looked at, and the sum of the
 # percents. It is written when the time has grown by a twentieth, or by a minute: over the shared file
 # system that is some 70 times in the first 20 minutes, then once a minute.
 sample_gpus() {

@@ -1,57 +1,75 @@
-"""Names to classes, imported only when one is used, and the options that a class takes.
+"""Catalogues: names of searchers, schedulers and trainables, and the classes they stand for.
 
-A registry is a plain dictionary from name to "module:Class". The options of a class are the
-keyword-only parameters of its constructor that have a default.
+A class is imported only when it is used, because its libraries take seconds to import. Its options
+are the keyword-only parameters of its constructor that have a default.
 """
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from siftune.errors import UsageError
 
 
-def load(registry: Mapping[str, str], name: str) -> Any:
-    """The class of that name."""
-    module, attribute = registry[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
+class Catalogue(Mapping[str, str]):
+    """Names, each with "module:Class"."""
 
+    def __init__(self, kind: str, classes: Mapping[str, str]) -> None:
+        """`kind`: the word for an entry in error messages, as "searcher"."""
+        self.kind = kind
+        self._classes = dict(classes)
 
-def options(cls: Any) -> dict[str, Any]:
-    """Names and defaults of the options that `cls` takes."""
-    parameters = inspect.signature(cls).parameters.values()
-    return {
-        p.name: p.default
-        for p in parameters
-        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is not inspect.Parameter.empty
-    }
+    def __getitem__(self, name: str) -> str:
+        return self._classes[name]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
 
-def option_mistakes(what: str, name: str, cls: Any, given: Mapping[str, Any]) -> list[str]:
-    """A sentence for each option that `cls`, the `what` called `name`, does not take."""
-    known = options(cls)
-    listed = ", ".join(f"{option}={default!r}" for option, default in known.items()) or "none"
-    return [
-        f"{what} {name!r} has no option {option!r}; it has: {listed}"
-        for option in given
-        if option not in known
-    ]
+    def __len__(self) -> int:
+        return len(self._classes)
 
+    def module(self, name: str) -> str:
+        """Returns the name of the module that holds the class."""
+        return self[name].partition(":")[0]
 
-def name_mistakes(what: str, name: str, registry: Mapping[str, str]) -> list[str]:
-    """[] if `name` is in the registry, else a sentence with the names that are."""
-    return [] if name in registry else [f"unknown {what} {name!r}; known: {', '.join(registry)}"]
+    def load(self, name: str) -> Any:
+        """Imports and returns the class."""
+        module, _, attribute = self[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
 
+    def name_mistakes(self, name: str, *, also: tuple[str, ...] = ()) -> list[str]:
+        """Returns a sentence with the known names if `name` is not one of them, else []."""
+        known = (*also, *self)
+        return [] if name in known else [f"unknown {self.kind} {name!r}; known: {', '.join(known)}"]
 
-def build(
-    what: str, registry: Mapping[str, str], name: str, given: Mapping[str, Any], **needed: Any
-) -> Any:
-    """An instance of `registry[name]`. Raises UsageError for unknown or impossible options."""
-    cls = load(registry, name)
-    if mistakes := option_mistakes(what, name, cls, given):
-        raise UsageError(mistakes)
-    try:
-        return cls(**needed, **given)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{what} {name!r}: {error}") from None
+    def options(self, name: str) -> dict[str, Any]:
+        """Returns the options of the class with their defaults."""
+        parameters = inspect.signature(self.load(name)).parameters.values()
+        return {
+            p.name: p.default
+            for p in parameters
+            if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is not inspect.Parameter.empty
+        }
+
+    def option_mistakes(self, name: str, given: Mapping[str, Any]) -> list[str]:
+        """Returns a sentence for each given option that the class does not have."""
+        known = self.options(name)
+        listed = ", ".join(f"{option}={default!r}" for option, default in known.items()) or "none"
+        return [
+            f"{self.kind} {name!r} has no option {option!r}; it has: {listed}"
+            for option in given
+            if option not in known
+        ]
+
+    def build(self, name: str, given: Mapping[str, Any], **needed: Any) -> Any:
+        """Returns an instance. `needed`: arguments that are no options.
+
+        Raises UsageError for unknown options, and for values that the class refuses.
+        """
+        if mistakes := self.option_mistakes(name, given):
+            raise UsageError(mistakes)
+        try:
+            return self.load(name)(**needed, **given)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{self.kind} {name!r}: {error}") from None

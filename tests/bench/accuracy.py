@@ -35,10 +35,12 @@ def spread(name: str, values: list[float]) -> Figures:
 
 def siftune(data: Path, config: dict[str, Any], seed: int, images: int) -> float:
     with tempfile.TemporaryDirectory() as directory:
-        for metrics, save in mnist.epochs(config, start=None, seed=seed, data=data, images=images):
+        for metrics, save in mnist.Mnist(seed=seed, data=data, images=images).epochs(
+            config, start=None
+        ):
             if metrics["epoch"] == config["epochs"]:
                 save(Path(directory))
-        scores = mnist.evaluate(Path(directory), seed=seed, data=data, images=images)
+        scores = mnist.Mnist(seed=seed, data=data, images=images).evaluate(Path(directory))
     return 100 * scores["test_accuracy"]
 
 

@@ -103,7 +103,7 @@ def _trial(
     data: Path, config: dict[str, Any], *, seed: int, images: int
 ) -> list[tuple[float, float]]:
     """Seconds of training and validation accuracy of each epoch."""
-    epochs = mnist.epochs(config, start=None, seed=seed, data=data, images=images)
+    epochs = mnist.Mnist(seed=seed, data=data, images=images).epochs(config, start=None)
     samples = images - images // 6
     return [(samples / m["samples_per_s"], m["val_accuracy"]) for m, _ in epochs]
 

@@ -29,9 +29,9 @@ def measure(slots: int = 4) -> dict[str, float]:
     trial more; and of Ray's own processes."""
     from siftune.backend import environment
     from siftune.backend.connect import connect
-    from siftune.machine import cluster
+    from siftune.machine import resources
 
-    cluster.nodes = lambda: [cluster.Node(cpus=slots, gpus=0)]  # type: ignore[assignment]
+    resources.nodes = lambda: [resources.Node(cpus=slots, gpus=0)]  # type: ignore[assignment]
     with (
         tempfile.TemporaryDirectory() as name,
         environment.prepared(),
@@ -40,12 +40,12 @@ def measure(slots: int = 4) -> dict[str, float]:
         import ray
 
         from siftune.backend.slots import Workers
-        from siftune.trainables import Trainable
+        from siftune.trainables import TrainableSpec
         from siftune.trial.messages import Begin, Setup
 
         here = Path(name)
         (here / "mine.py").write_text(TRAINABLE)
-        trainable = Trainable(name=f"{here}/mine.py:train", data=here)
+        trainable = TrainableSpec(name=f"{here}/mine.py:train", data=here)
         setup = Setup(trainable=trainable, study=here / "study", launched_in=here)
         (node,) = ray.nodes()
         worker = Workers().start(setup, node["NodeID"], gpus=0, slots=slots + 1)

@@ -69,7 +69,7 @@ def _work(configs: list[Config], data: Path, images: int, threads: int, barrier:
 
 def _train(config: Config, data: Path, images: int) -> None:
     """Trains a whole trial, and saves its state after each epoch."""
-    epochs = mnist.epochs(config, start=None, seed=SEED, data=data, images=images)
+    epochs = mnist.Mnist(seed=SEED, data=data, images=images).epochs(config, start=None)
     with tempfile.TemporaryDirectory(prefix="sift-") as directory:
         for _, save in epochs:
             save(Path(directory))

@@ -55,7 +55,7 @@ def measure(
 
 
 def _ours(data: Path, images: int) -> float:
-    metrics, _ = next(mnist.epochs(CONFIG, start=None, seed=1, data=data, images=images))
+    metrics, _ = next(mnist.Mnist(seed=1, data=data, images=images).epochs(CONFIG, start=None))
     return metrics["samples_per_s"]
 
 

@@ -69,9 +69,9 @@ def _file_operations(slots: int, seconds: float) -> float:
 def run(slots: int, seconds: float) -> dict[str, float]:
     from siftune.backend import environment
     from siftune.backend.connect import connect
-    from siftune.machine import cluster
+    from siftune.machine import resources
 
-    cluster.nodes = lambda: [cluster.Node(cpus=slots, gpus=0)]  # type: ignore[assignment]
+    resources.nodes = lambda: [resources.Node(cpus=slots, gpus=0)]  # type: ignore[assignment]
     with (
         tempfile.TemporaryDirectory(prefix="siftune-scale") as name,
         environment.prepared(),
@@ -79,7 +79,7 @@ def run(slots: int, seconds: float) -> dict[str, float]:
     ):
         from siftune.driver import loop
         from siftune.driver.launch import launch
-        from siftune.study.study import read
+        from siftune.study.reading import read
 
         scratch = Path(name)
         loop.Workers = _workers  # type: ignore[assignment, misc]

@@ -50,7 +50,7 @@ def measure(trials: int = 48) -> dict[str, float]:
 
 def _siftune(scratch: Path, name: str, layer: dict[str, Any], trials: int) -> float:
     from siftune.driver.launch import launch
-    from siftune.study.study import read
+    from siftune.study.reading import read
 
     file = scratch / "sleeper.py"
     file.write_text(TRAINABLE)

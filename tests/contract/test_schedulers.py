@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siftune import catalogue as registry
 from siftune.schedulers import SCHEDULERS
 from siftune.schedulers.base import Clone, Decision, Order, Scheduler, Stop
 from siftune.space import Config, Space
@@ -56,9 +55,7 @@ def populations(draw: st.DrawFn) -> list[Trial]:
 
 
 def build(name: str, trials: int, seed: int = 0) -> Scheduler:
-    return registry.build(
-        "scheduler",
-        SCHEDULERS,
+    return SCHEDULERS.build(
         name,
         {},
         max_epochs=MAX_EPOCHS,
@@ -326,4 +323,4 @@ def test_good_trials_train_longer(name: str) -> None:
 def test_impossible_numbers_are_refused(name: str, needed: str) -> None:
     needs = {"max_epochs": 3, "seed": 0, "space": SPACE, "trials": 4} | {needed: -1}
     with pytest.raises(ValueError, match=f"{needed} must be a whole number of at least .*, got -1"):
-        registry.load(SCHEDULERS, name)(**needs)
+        SCHEDULERS.load(name)(**needs)

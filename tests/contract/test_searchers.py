@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from siftune import catalogue as registry
 from siftune.errors import UsageError
 from siftune.searchers import SEARCHERS
 from siftune.searchers.base import Searcher, SpaceExhausted
@@ -70,9 +69,7 @@ class Case:
         return FINITE if self.name == "grid" else MIXED
 
     def build(self, space: Space | None = None, seed: int = 2) -> Searcher:
-        return registry.build(
-            "searcher", SEARCHERS, self.name, self.options, space=space or self.space, seed=seed
-        )
+        return SEARCHERS.build(self.name, self.options, space=space or self.space, seed=seed)
 
 
 CASES = [
@@ -329,7 +326,7 @@ def test_grid_refuses_a_continuous_domain() -> None:
 )
 def test_impossible_option_is_a_usage_error(name: str, options: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        registry.build("searcher", SEARCHERS, name, options, space=MIXED, seed=1)
+        SEARCHERS.build(name, options, space=MIXED, seed=1)
 
 
 def test_cmaes_refuses_a_space_without_numbers() -> None:

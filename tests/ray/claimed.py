@@ -7,10 +7,11 @@ import runpy
 import sys
 from pathlib import Path
 
-from siftune.machine import cluster
+from siftune.machine import gpus as gpu_facts
+from siftune.machine import resources
 
 gpus, gib, cpus = sys.argv[1:4]
-cluster.nodes = lambda: [cluster.Node(cpus=float(cpus), gpus=float(gpus))]
-cluster.gpu_gib = lambda: float(gib)
+resources.nodes = lambda: [resources.Node(cpus=float(cpus), gpus=float(gpus))]
+gpu_facts.memory_gib = lambda: float(gib)
 sys.argv = ["tune", *sys.argv[4:]]
 runpy.run_path(str(Path(__file__).parents[2] / "entrypoints" / "tune.py"), run_name="__main__")

@@ -10,7 +10,7 @@ import pytest
 
 from siftune.backend import environment
 from siftune.driver.launch import launch
-from siftune.study.study import read
+from siftune.study.reading import read
 
 assert "ray" not in sys.modules, "Ray reads its environment when it is imported"
 PREPARED = environment.prepared()

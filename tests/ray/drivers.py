@@ -1,7 +1,7 @@
 """Drivers of studies that can be killed: processes of entrypoints/tune.py in one common Ray.
 
-They are forked from a process that has imported what they need, which takes seconds, and join
-the Ray of the tests as a Slurm job's driver joins the job's.
+They are forked from a process that has imported most of what they need, which takes seconds, and
+join the Ray of the tests as a Slurm job's driver joins the job's.
 """
 
 import multiprocessing
@@ -19,12 +19,20 @@ import ray
 
 ROOT = Path(__file__).parents[2]
 _FORKS = multiprocessing.get_context("forkserver")
+# Ray itself is not among them: forks of a process that has loaded it draw the same random ids, and
+# Ray aborts when two of them connect at the same moment.
 _FORKS.set_forkserver_preload(
     [
+        "filelock",
+        "fsspec",
+        "google.protobuf",
+        "jsonschema",
+        "msgpack",
         "pandas",
         "pyarrow.fs",
         "pydantic",
-        "ray.tune",
+        "requests",
+        "tensorboardX",
         "siftune.cli.flags",
         "siftune.report",
         "siftune.searchers.bayesopt",

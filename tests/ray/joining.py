@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 from siftune.backend.packing import Packing
 from siftune.backend.placement import Placement
 from siftune.backend.slots import Slots, Workers
-from siftune.trainables import Trainable
+from siftune.trainables import TrainableSpec
 from siftune.trial.messages import Answer, Begin, Cause, End, Message, Report, Setup
 
 here = Path(tempfile.mkdtemp())
@@ -44,7 +44,7 @@ ray.init(address=cluster.address, log_to_driver=False)
 packing = Packing(gpu_mib=80 * 1024, most=2)
 packing.know(8 * 1024)
 setup = Setup(
-    trainable=Trainable(name=f"{here}/mine.py:train", data=here),
+    trainable=TrainableSpec(name=f"{here}/mine.py:train", data=here),
     study=here / "study",
     launched_in=here,
     share_gpu=True,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from drivers import Driver
 
-from siftune.study.study import read, read_yaml
+from siftune.study.reading import read_saved
 
 WALKER = Path(__file__).with_name("walker.py")
 TRIALS, EPOCHS = 8, 4
@@ -94,7 +94,7 @@ def assert_stopped_for_good_reason(driver: Driver, study: Path, reason: str) -> 
 
 def assert_finishes(driver: Driver, study: Path) -> None:
     assert driver.wait() == 0, driver.said
-    searcher = read([read_yaml(study / "study.yaml")], {}).build_searcher()
+    searcher = read_saved(study).build_searcher()
     configs = [e["config"] for e in events(study) if e["event"] == "start"]
     assert configs == [searcher.propose(number) for number in range(TRIALS)]
     names = [f"{number:04d}" for number in range(1, TRIALS + 1)]

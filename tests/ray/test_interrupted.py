@@ -23,7 +23,9 @@ from siftune.schedulers.base import Clone, Decision, Order, Resume, Stop
 from siftune.searchers import SEARCHERS
 from siftune.searchers.base import Searcher
 from siftune.space import Config, key
-from siftune.study.study import Study, read, read_yaml, refusal
+from siftune.study.pairs import refusal
+from siftune.study.reading import read_saved
+from siftune.study.study import Study
 from tests.readme import assert_part
 from tests.told import proposed
 
@@ -48,7 +50,7 @@ class Ran:
         self.events: list[Event] = [json.loads(line) for line in text.splitlines()]
         self.best = json.loads((self.directory / "best.json").read_text())
         self.summary = json.loads((self.directory / "summary.json").read_text())
-        self.study: Study = read([read_yaml(self.directory / "study.yaml")], {})
+        self.study: Study = read_saved(self.directory)
         self.trials: dict[str, Trial] = {}
         for event in self.events:
             fold(self.trials, event)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from siftune.machine.utilisation import Usage, watched
+from siftune.machine.gpus import Usage, watched
 from siftune.record.lease import Lease
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from siftune import report
 from siftune.record import history, lease
+from siftune.report import page as report_page
 from tests.unit.conftest import Written
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def python(study: Written) -> str:
 
 def page(study: Written) -> str:
     """The words of the report."""
-    text = report.write(study.directory).read_text().partition("</style>")[2]
+    text = report_page.write(study.directory).read_text().partition("</style>")[2]
     return html.unescape(re.sub("<[^>]*>", " ", text))
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from siftune.record import lease
 from siftune.record.journal import Journal
-from siftune.study.study import read
+from siftune.study.planning import plan
+from siftune.study.reading import read
 
 SPACE = {
     "lr": "loguniform(1e-4, 1)",
@@ -32,7 +33,7 @@ class Written:
         self._log = Journal(directory)
         layer = {"trainable": "t.py:f", "name": directory.name, "space": SPACE} | layer
         layer = {"trials": 4, "searcher": "random", "scheduler": "asha"} | layer
-        study = read([layer], {})
+        study, _ = plan(read([layer], {}), slots=2)
         self._space, self._metric = study.space, study.metric
         self._log.write_text("study.yaml", study.to_yaml())
         self._names = itertools.count(1)

@@ -18,7 +18,9 @@ from siftune.driver.progress import Progress
 from siftune.driver.proposals import Proposals
 from siftune.record.journal import Event, trial_name
 from siftune.space import Config
-from siftune.study.study import Study, read, resolve
+from siftune.study.planning import plan
+from siftune.study.reading import read
+from siftune.study.study import Study
 from tests.told import proposed
 
 SPACE = {
@@ -38,7 +40,7 @@ SEARCHERS: list[tuple[str, dict[str, Any]]] = [
 def study(searcher: str = "bayesopt", options: dict[str, Any] | None = None, **more: Any) -> Study:
     layer = {"trainable": "t.py:f", "name": "s", "space": SPACE, "trials": TRIALS}
     layer |= {"searcher": searcher, "searcher_options": options or {}, "scheduler": "none"} | more
-    return resolve(read([layer], {}), slots=SLOTS)[0]
+    return plan(read([layer], {}), slots=SLOTS)[0]
 
 
 def loss(config: Config) -> float:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from siftune.machine.cluster import Node, slots
+from siftune.machine.resources import Node, slots
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,16 @@ from siftune.driver.console import Table
 from siftune.driver.progress import Progress
 from siftune.driver.proposals import Proposals
 from siftune.record.journal import Event, Trial
-from siftune.study.study import Study, read, resolve
+from siftune.study.planning import plan
+from siftune.study.reading import read
+from siftune.study.study import Study
 
 
 @pytest.fixture
 def study() -> Study:
     layer = {"trainable": "t.py:f", "name": "s", "space": {"x": "uniform(0, 1)", "epochs": 2}}
     layer |= {"trials": 400, "searcher": "random", "scheduler": "none"}
-    return resolve(read([layer], {}), slots=4)[0]
+    return plan(read([layer], {}), slots=4)[0]
 
 
 def progress_of(study: Study, *sinks: Any, log: list[Event] | None = None) -> Progress:

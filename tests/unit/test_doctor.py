@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from siftune.backend import environment
-from siftune.cli import doctor
+from siftune.cli import doctor, doctor_gpus, finding
 from siftune.cli.doctor import Place
-from siftune.machine import cluster
+from siftune.machine import gpus as gpu_facts
+from siftune.machine import resources, slurm
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,12 +44,12 @@ DRIVERS = {
 
 @pytest.mark.parametrize(("text", "version"), DRIVERS.items())
 def test_the_driver_is_read_from_every_kind_of_kernel_module(text: str, version: str) -> None:
-    assert doctor.driver_version(text) == version
+    assert gpu_facts.parse_driver_version(text) == version
 
 
 @pytest.mark.parametrize("text", ["", "GCC version:  gcc version 12.2.0 (GCC) \n"])
 def test_a_text_without_a_driver_is_none(text: str) -> None:
-    assert doctor.driver_version(text) is None
+    assert gpu_facts.parse_driver_version(text) is None
 
 
 def test_flavours_are_those_that_images_are_built_from() -> None:
@@ -58,7 +59,7 @@ def test_flavours_are_those_that_images_are_built_from() -> None:
         oldest = arguments["DRIVER_MIN"]
         architectures = tuple(arguments["ARCHITECTURES"].split())
         built[path.stem] = (None if oldest == "base" else int(oldest), architectures)
-    assert built == doctor.FLAVOURS
+    assert built == doctor_gpus.FLAVOURS
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_flavours_are_those_that_images_are_built_from() -> None:
 def test_the_flavour_follows_from_machine_and_driver(
     own: str | None, machine: str, version: str | None, level: str, words: str
 ) -> None:
-    finding = doctor.judge_flavour(own, machine, version)
+    finding = doctor_gpus.judge_flavour(own, machine, version)
     assert finding.level == level
     assert words in finding.line("flavour")
 
@@ -102,7 +103,7 @@ def test_the_flavour_follows_from_machine_and_driver(
 def test_gpus_follow_from_driver_device_files_and_library(
     driver: bool, devices: int, library: bool, container: bool, level: str, words: str
 ) -> None:
-    finding = doctor.judge_gpus(
+    finding = doctor_gpus.judge_gpus(
         driver=driver, devices=devices, library=library, container=container
     )
     assert finding.level == level
@@ -139,7 +140,7 @@ def test_divided_gpus_and_a_broken_driver_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, level: str, words: str
 ) -> None:
     on_path(tmp_path, monkeypatch, script)
-    finding = doctor.mig(Place(tmp_path, tmp_path))
+    finding = doctor_gpus.mig(Place(tmp_path, tmp_path))
     assert finding.level == level
     assert words in finding.line("mig")
 
@@ -154,7 +155,7 @@ def test_divided_gpus_and_a_broken_driver_are_told(
 )
 def test_what_hangs_or_crashes_is_a_line_and_not_the_end(script: str, words: str) -> None:
     began = time.perf_counter()
-    status, said = doctor._run(["sh", "-c", script], deadline_s=1)
+    status, said = finding.run_command(["sh", "-c", script], deadline_s=1)
     assert (status != 0, said) == (True, words)
     assert time.perf_counter() - began < 50
 
@@ -207,10 +208,10 @@ def test_a_data_set_is_verified(tmp_path: Path, mnist_directory: Path) -> None:
 
 def test_the_job_is_that_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert cluster.slurm_job() is None
+    assert slurm.describe_job() is None
     for name, value in {"JOB_ID": "7", "JOB_NUM_NODES": "2", "GPUS_ON_NODE": "4"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    job = cluster.slurm_job()
+    job = slurm.describe_job()
     assert job is not None
     assert job[0].startswith("job 7 on 2 nodes; ")
     assert job[1] == 4
@@ -273,9 +274,9 @@ def test_room_is_needed_where_ray_writes_and_that_is_not_tmpdir(
     container: bool,
     line: str,
 ) -> None:
-    monkeypatch.setattr(cluster, "LOCAL_TMP", tmp_path / "ray")
+    monkeypatch.setattr(resources, "LOCAL_TMP", tmp_path / "ray")
     monkeypatch.setattr(doctor.tempfile, "gettempdir", lambda: str(tmp_path / "trials"))
-    monkeypatch.setattr(doctor.imports, "in_container", lambda: container)
+    monkeypatch.setattr(doctor, "in_container", lambda: container)
     disks(monkeypatch, ray=ray, trials=trials)
     said = doctor.temporary_directory(Place(tmp_path, tmp_path)).line("x")
     line = line.replace("/RAY", f"{tmp_path}/ray").replace("/TRIALS", f"{tmp_path}/trials")
@@ -288,7 +289,7 @@ def test_room_is_needed_where_ray_writes_and_that_is_not_tmpdir(
 def test_a_study_on_this_machine_writes_where_doctor_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "LOCAL_TMP", tmp_path)
+    monkeypatch.setattr(resources, "LOCAL_TMP", tmp_path)
     monkeypatch.setenv("TMPDIR", "/dev/null")
     with environment.prepared():
         assert environment.private_directory().parent == tmp_path
@@ -303,7 +304,7 @@ def test_sockets_are_tried_where_ray_makes_them(
     assert doctor.sockets(Place(tmp_path, tmp_path)).line("x") == (
         "ok x: Ray can make its sockets in /tmp"
     )
-    monkeypatch.setattr(cluster, "LOCAL_TMP", long)
+    monkeypatch.setattr(resources, "LOCAL_TMP", long)
     finding = doctor.sockets(Place(tmp_path, tmp_path))
     assert (finding.level, "too long" in finding.found) == ("fail", True)
     assert list(long.iterdir()) == []
@@ -337,16 +338,16 @@ def test_few_open_files_are_warned_of() -> None:
 
 def test_mps_is_asked_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(tmp_path, tmp_path)
-    assert doctor.mps(place).found.startswith("there is no nvidia-cuda-mps-control")
+    assert doctor_gpus.mps(place).found.startswith("there is no nvidia-cuda-mps-control")
     monkeypatch.setenv("PATH", f"{ROOT}/tests/stand_ins:{os.environ['PATH']}")
     for name in ("PIPE", "LOG"):
         monkeypatch.setenv(f"CUDA_MPS_{name}_DIRECTORY", str(tmp_path))
-    assert doctor.mps(place).level == "warn"
+    assert doctor_gpus.mps(place).level == "warn"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1")
     subprocess.run(["nvidia-cuda-mps-control", "-d"], check=True)
     try:
-        assert doctor.mps(place).line("mps") == f"ok mps: MPS answers in {tmp_path}"
+        assert doctor_gpus.mps(place).line("mps") == f"ok mps: MPS answers in {tmp_path}"
     finally:
         subprocess.run(["nvidia-cuda-mps-control"], input="quit\n", text=True, check=True)
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY")
-    assert "trials that share a GPU take turns" in doctor.mps(place).found
+    assert "trials that share a GPU take turns" in doctor_gpus.mps(place).found

@@ -7,16 +7,13 @@ import pytest
 
 from siftune.cli import flags
 from siftune.errors import UsageError
-from siftune.study.study import Study
+from siftune.study.request import StudyRequest, settings
 
-NAMES = """trainable metric mode searcher scheduler name seed trials cpus_per_trial
-gpus_per_trial concurrent retries time_limit report_timeout config resume space workdir
-reuse_processes"""
-NONE = dict.fromkeys(NAMES.split())
-LISTS: dict[str, Any] = {"set": [], "trainable_arg": [], "searcher_arg": [], "scheduler_arg": []}
+NONE = dict.fromkeys((*settings(), "config", "resume"))
+LISTS: dict[str, Any] = {"set": []}
 
 
-def study(**given: Any) -> Study:
+def study(**given: Any) -> StudyRequest:
     return flags.read_study({"preset": "mnist"} | NONE | LISTS | given)[0]
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from siftune.driver.launch import _directory_mistakes, launch, resumed
+from siftune.driver.checks import directory_mistakes
+from siftune.driver.launch import launch
 from siftune.record import lease
+from siftune.study.reading import read_resumed
 
 BEST = {"trial": "0002", "epoch": 1, "metrics": {"loss": 0.25}}
 
@@ -24,7 +26,9 @@ def done(written: Callable[..., Any], tmp_path: Path) -> Path:
 
 
 def resume(directory: Path) -> int:
-    return launch(resumed(directory, {}), data=directory, results=directory.parent, resume=True)
+    return launch(
+        read_resumed(directory, {}), data=directory, results=directory.parent, resume=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,4 +126,4 @@ def test_a_directory_is_taken_by_a_study_and_not_by_drivers_alone(
     (tmp_path / "s").mkdir()
     for name in names:
         (tmp_path / "s" / name).touch()
-    assert bool(_directory_mistakes(tmp_path / "s")) == taken
+    assert bool(directory_mistakes(tmp_path / "s")) == taken

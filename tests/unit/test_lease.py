@@ -15,7 +15,8 @@ import pytest
 
 from siftune.record import lease
 from siftune.record.lease import Lease, StudyBusyError
-from siftune.study.study import read
+from siftune.study.planning import plan
+from siftune.study.reading import read
 
 TUNE = Path(__file__).parents[2] / "entrypoints/tune.py"
 # Says whether it got the lease of a study, and keeps it until its input is closed. Then it gives it
@@ -295,7 +296,7 @@ def test_the_command_refuses_a_study_that_is_being_run(
 ) -> None:
     (tmp_path / "mine.py").write_text("SPACE = {'x': 1}\ndef train(config): ...\n")
     layer = {"trainable": f"{tmp_path}/mine.py:train", "name": tmp_path.name, "searcher": "random"}
-    (tmp_path / "study.yaml").write_text(read([layer], {}).to_yaml())
+    (tmp_path / "study.yaml").write_text(plan(read([layer], {}), slots=1)[0].to_yaml())
     if place == "this machine":
         first = holder()
         go(first)

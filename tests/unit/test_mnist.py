@@ -43,7 +43,7 @@ def data(mnist_directory: Path) -> dict[str, Any]:
 
 def train(data: dict[str, Any], start: Path | None = None, **changed: Any) -> list[Metrics]:
     """Every epoch's metrics but its speed."""
-    epochs = mnist.epochs(CONFIG | changed, start=start, **data)
+    epochs = mnist.Mnist(**data).epochs(CONFIG | changed, start=start)
     return [timeless(metrics) for metrics, _ in epochs]
 
 
@@ -52,7 +52,7 @@ def timeless(metrics: Metrics) -> Metrics:
 
 
 def train_one_epoch(data: dict[str, Any], directory: Path, **changed: Any) -> Metrics:
-    metrics, save = next(mnist.epochs(CONFIG | changed, start=None, **data))
+    metrics, save = next(mnist.Mnist(**data).epochs(CONFIG | changed, start=None))
     save(directory)
     return timeless(metrics)
 
@@ -65,7 +65,7 @@ def test_space_is_the_default_space() -> None:
 
 def test_every_epoch_reports_and_the_loss_goes_down(data: dict[str, Any]) -> None:
     config = CONFIG | {"batch_size": 16}
-    reported = [metrics for metrics, _ in mnist.epochs(config, start=None, **data)]
+    reported = [metrics for metrics, _ in mnist.Mnist(**data).epochs(config, start=None)]
     assert [metrics["epoch"] for metrics in reported] == [1, 2, 3]
     assert set(reported[0]) == {"loss", "val_loss", "val_accuracy", "epoch", "samples_per_s"}
     assert reported[-1]["loss"] < reported[0]["loss"] / 2
@@ -96,7 +96,7 @@ def test_interrupted_training_equals_uninterrupted(
     data: dict[str, Any], tmp_path: Path, changed: dict[str, Any], after: int
 ) -> None:
     whole = []
-    for metrics, save in mnist.epochs(CONFIG | changed, start=None, **data):
+    for metrics, save in mnist.Mnist(**data).epochs(CONFIG | changed, start=None):
         whole.append(timeless(metrics))
         if metrics["epoch"] == after:
             save(tmp_path)
@@ -112,7 +112,7 @@ def test_finished_training_has_nothing_left_to_do(data: dict[str, Any], tmp_path
 def test_process_is_left_as_it_was(data: dict[str, Any]) -> None:
     torch.manual_seed(3)
     random, flags = torch.get_rng_state(), torch.backends.cudnn.deterministic
-    for _ in mnist.epochs(CONFIG | {"epochs": 2}, start=None, **data):
+    for _ in mnist.Mnist(**data).epochs(CONFIG | {"epochs": 2}, start=None):
         assert torch.equal(torch.get_rng_state(), random)
         assert torch.backends.cudnn.deterministic == flags
         assert torch.is_grad_enabled()
@@ -149,7 +149,7 @@ def test_inactive_parameters_may_be_absent_and_do_not_matter(data: dict[str, Any
     two_layers = CONFIG | {"conv3_channels": 0, "epochs": 1}
     bare = {k: v for k, v in two_layers.items() if k not in ("kernel3", "step_size", "gamma")}
     runs = [
-        [timeless(metrics) for metrics, _ in mnist.epochs(config, start=None, **data)]
+        [timeless(metrics) for metrics, _ in mnist.Mnist(**data).epochs(config, start=None)]
         for config in (bare, two_layers, two_layers | {"kernel3": 7, "gamma": 0.1})
     ]
     assert runs[0] == runs[1] == runs[2]
@@ -168,7 +168,7 @@ def test_evaluate_reproduces_the_validation_of_the_saved_epoch(
     data: dict[str, Any], tmp_path: Path
 ) -> None:
     reported = train_one_epoch(data, tmp_path)
-    scores = mnist.evaluate(tmp_path, **data)
+    scores = mnist.Mnist(**data).evaluate(tmp_path)
     assert scores["val_accuracy"] == reported["val_accuracy"]
     assert scores["val_loss"] == reported["val_loss"]
     assert 0.3 < scores["test_accuracy"] < 1
@@ -193,7 +193,7 @@ def test_all_mistakes_in_a_config_come_together(data: dict[str, Any]) -> None:
     config = CONFIG | {"optimizer": "adamax", "activation": "tanh", "num_classes": 5}
     del config["fc_dim"]
     with pytest.raises(ValueError, match="fc_dim is missing") as caught:
-        next(mnist.epochs(config, start=None, **data))
+        next(mnist.Mnist(**data).epochs(config, start=None))
     assert "optimizer must be one of adam, sgd, adamw, got 'adamax'" in str(caught.value)
     assert "activation must be one of relu, gelu, silu, got 'tanh'" in str(caught.value)
     assert "num_classes must be at least 10, got 5" in str(caught.value)

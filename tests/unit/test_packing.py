@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siftune.backend.packing import Packing, fitting
-from siftune.driver import launch
+from siftune.driver import checks
 from siftune.driver.progress import Progress
 from siftune.driver.proposals import Proposals
-from siftune.machine import cluster
-from siftune.machine.cluster import Node
+from siftune.machine import gpus
+from siftune.machine.resources import Node
 from siftune.record import journal
+from siftune.study.reading import read_saved
 from siftune.trial import gpu_memory
 
 GIB = 1024.0
@@ -182,7 +183,7 @@ def test_the_drivers_part_is_asked_for(
 ) -> None:
     monkeypatch.setenv("PATH", f"{STAND_INS}:{os.environ['PATH']}")
     monkeypatch.setenv("APPS", apps)
-    assert gpu_memory._held_mib(os.getpid()) == held
+    assert gpus.process_mib(os.getpid()) == held
     monkeypatch.setattr(gpu_memory, "_context_mib", None)
     assert gpu_memory._driver_mib(9000.0) == (318.0 if held else gpu_memory._CONTEXT_MIB)
 
@@ -212,19 +213,19 @@ def resumed(written: Callable[..., Any], **layer: Any) -> Packing | None:
     name = study.start()
     study.epoch(name, 1, 1.0, gpu_mib=9 * GIB)
     study.epoch(name, 2, 1.0, gpu_mib=10 * GIB)
-    found = launch.resumed(study.directory, {})
+    found = read_saved(study.directory)
     proposals = Proposals(found, found.build_searcher())
     progress = Progress(
         found, proposals, found.build_scheduler(), slots=1, write=lambda event: None
     )
     progress.replay(journal.events(study.directory))
-    return launch._packing(found, NODES, progress)
+    return checks.packing_of(found, NODES, progress)
 
 
 def test_what_was_measured_before_an_interruption_is_known(
     written: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "gpu_gib", lambda: 80.0)
+    monkeypatch.setattr(gpus, "memory_gib", lambda: 80.0)
     found = resumed(written)
     assert found
     assert found.sentence() == "a trial takes 10.0 GiB of 80: 7 of the 8 fit on a GPU"
@@ -236,7 +237,7 @@ def test_what_was_measured_before_an_interruption_is_known(
 def test_without_a_gpu_nothing_is_packed(
     written: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "gpu_gib", lambda: None)
+    monkeypatch.setattr(gpus, "memory_gib", lambda: None)
     assert resumed(written) is None
 
 

@@ -51,7 +51,7 @@ def train(data: Path, directory: Path, start: Path | None, **changed: Any) -> li
     """Every epoch's metrics but its speed; the last one's state is in the directory."""
     metrics = []
     config = EXACT | changed
-    for one, save in mnist.epochs(config, start=start, seed=SEED, data=data, images=1300):
+    for one, save in mnist.Mnist(seed=SEED, data=data, images=1300).epochs(config, start=start):
         save(directory)
         metrics.append({k: v for k, v in one.items() if k != "samples_per_s"})
     return metrics
@@ -87,7 +87,7 @@ def test_what_two_processes_saved_one_goes_on_from(
 
 
 def _one_epoch(data: Path, directory: Path) -> None:
-    _, save = next(mnist.epochs(EXACT, start=None, seed=SEED, data=data, images=1300))
+    _, save = next(mnist.Mnist(seed=SEED, data=data, images=1300).epochs(EXACT, start=None))
     save(directory)
 
 

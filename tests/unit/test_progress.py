@@ -14,7 +14,10 @@ from siftune.schedulers import SCHEDULERS
 from siftune.schedulers.base import Clone, Decision, Stop
 from siftune.searchers import SEARCHERS
 from siftune.space import Config, key
-from siftune.study.study import Study, read, refusal, resolve
+from siftune.study.pairs import refusal
+from siftune.study.planning import plan
+from siftune.study.reading import read
+from siftune.study.study import Study
 
 SPACE = {
     "x": "uniform(-1, 1)",
@@ -38,7 +41,7 @@ def study(searcher: str = "random", scheduler: str = "asha", **changes: Any) -> 
     space = FINITE if searcher == "grid" else SPACE
     layer = {"trainable": "t.py:f", "name": "s", "space": space, "trials": 14}
     layer |= {"searcher": searcher, "scheduler": scheduler} | changes
-    return resolve(read([layer], {}), slots=1)[0]
+    return plan(read([layer], {}), slots=1)[0]
 
 
 def progress(study: Study, log: list[Event], *, slots: int = 1) -> Progress:

@@ -20,7 +20,9 @@ from siftune.searchers.bayesopt import BayesOpt
 from siftune.searchers.bohb import Bohb
 from siftune.searchers.random import Random
 from siftune.space import Config, Space
-from siftune.study.study import Study, read, resolve
+from siftune.study.planning import plan
+from siftune.study.reading import read
+from siftune.study.study import Study
 
 SPACE = {"x": "uniform(-1, 1)", "width": "choice([8, 16, 32])", "epochs": 2}
 TRIALS = 8
@@ -30,7 +32,7 @@ CALLS = ("propose", "begin", "report", "end")
 def study(searcher: str = "random", *, slots: int = 2, **more: Any) -> Study:
     layer = {"trainable": "t.py:f", "name": "s", "space": SPACE, "trials": TRIALS}
     layer |= {"searcher": searcher, "scheduler": "none"} | more
-    return resolve(read([layer], {}), slots=slots)[0]
+    return plan(read([layer], {}), slots=slots)[0]
 
 
 def failing(kind: type[Searcher], call: str, fails: Callable[[int], bool]) -> Searcher:

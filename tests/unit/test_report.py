@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from siftune import report
 from siftune.errors import UsageError
 from siftune.record import history
-from siftune.report import chart
+from siftune.report import chart, figures
+from siftune.report import page as report_page
 from siftune.report.importance import MIN_TRIALS, importances
 from siftune.space import domains
 
@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 
 def page(directory: Path) -> Page:
-    return Page(report.write(directory).read_text())
+    return Page(report_page.write(directory).read_text())
 
 
 def ended(written: Written) -> Path:
@@ -110,7 +110,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing_and_two_writers_do_not_mee
     monkeypatch.setattr(Path, "replace", refuse)
     for _ in range(2):
         with pytest.raises(OSError, match="no room"):
-            report.write(directory)
+            report_page.write(directory)
     assert sorted(directory.iterdir()) == before
     assert len(names) == 2
 
@@ -191,7 +191,9 @@ def test_a_value_without_effect_is_not_drawn(written: Written) -> None:
     found = history.load(study.directory)
     drawn = {
         name: len(re.findall(r"M\d+ \d+h0", svg))
-        for name, svg in re.findall(r'aria-label="loss by (\w+)">(.*?)</svg>', report.page(found))
+        for name, svg in re.findall(
+            r'aria-label="loss by (\w+)">(.*?)</svg>', report_page.html(found)
+        )
     }
     assert drawn == {"lr": 2, "depth": 2, "act": 2, "width2": 1}
 
@@ -201,7 +203,7 @@ def test_time_between_two_jobs_is_cut_out(written: Written) -> None:
     study.trial(3.0, 2.0)
     study.now += 50_000
     study.trial(2.5, 1.0)
-    text = report.write(study.directory).read_text()
+    text = report_page.write(study.directory).read_text()
     assert "interrupted for 13.9 h" in text
     assert "2 h" not in text
 
@@ -212,7 +214,7 @@ def test_two_trials_at_once_are_two_slots_of_their_node(written: Written) -> Non
     for epoch in (1, 2):
         for name in (first, second):
             study.epoch(name, epoch, 1.0, seconds=2.0, gpu="0")
-    lanes = report.figures._lanes(history.load(study.directory))
+    lanes = figures._lanes(history.load(study.directory))
     assert list(lanes) == ["node1 GPU 0"]
     assert [[epoch.trial for epoch in lane] for lane in lanes["node1 GPU 0"]] == [
         [first, first],
@@ -243,7 +245,7 @@ def test_a_large_study_is_a_small_page_soon(written: Written) -> None:
         values = [draw.random() for _ in range(10)]
         study.trial(*values, lr=10 ** draw.uniform(-4, 0), depth=draw.randint(1, 4))
     began = time.process_time()
-    path = report.write(study.directory)
+    path = report_page.write(study.directory)
     assert time.process_time() - began < 20
     assert path.stat().st_size < 5_000_000
 
@@ -252,7 +254,7 @@ def test_many_long_errors_make_no_long_page(written: Written) -> None:
     study = written(trials=300)
     for i in range(300):
         study.event("end", study.start(), state="failed", error=f"{'x' * 100_000}\nline {i}")
-    path = report.write(study.directory)
+    path = report_page.write(study.directory)
     assert path.stat().st_size < 500_000
     assert "280 other errors are in trials.jsonl" in path.read_text()
 
@@ -371,9 +373,9 @@ def test_neither_ray_nor_torch_is_imported(written: Written, entrypoint: str) ->
 def test_a_report_that_cannot_be_written_says_so_and_nothing_more(
     written: Written, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from siftune.driver.launch import _write_report
+    from siftune.driver.ending import write_report
 
     study = written()
     (study.directory / "report.html").mkdir()
-    _write_report(study.directory)
+    write_report(study.directory)
     assert capsys.readouterr().err.startswith("report.html is not written: IsADirectoryError")

@@ -38,19 +38,19 @@ def digits(mnist_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 def test_learns_and_goes_on_where_it_stopped(digits: dict[str, Any], tmp_path: Path) -> None:
-    resnet18.prepare(Path(), folder=digits["folder"])
+    resnet18.ResNet18(data=Path(), seed=0, folder=digits["folder"]).prepare()
     whole = []
-    for metrics, save in resnet18.epochs(CONFIG, start=None, **digits):
+    for metrics, save in resnet18.ResNet18(**digits).epochs(CONFIG, start=None):
         metrics.pop("samples_per_s")
         whole.append(metrics)
         if metrics["epoch"] == 2:
             save(tmp_path)
     assert whole[-1]["loss"] < 0.5 * whole[0]["loss"]
     assert whole[-1]["val_accuracy"] > 0.8
-    ((last, _),) = resnet18.epochs(CONFIG, start=tmp_path, **digits)
+    ((last, _),) = resnet18.ResNet18(**digits).epochs(CONFIG, start=tmp_path)
     last.pop("samples_per_s")
     assert last == whole[2]
-    assert resnet18.evaluate(tmp_path, **digits) == {
+    assert resnet18.ResNet18(**digits).evaluate(tmp_path) == {
         name: value for name, value in whole[1].items() if name.startswith("val_")
     }
 
@@ -75,4 +75,4 @@ def test_says_what_is_missing(digits: dict[str, Any], tmp_path: Path) -> None:
         ({"folder": digits["folder"], "weights": "none.pt"}, "there are no weights none.pt"),
     ):
         with pytest.raises(DataError, match=said):
-            resnet18.prepare(Path(), **options)
+            resnet18.ResNet18(data=Path(), seed=0, **options).prepare()

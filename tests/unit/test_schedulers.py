@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from siftune import catalogue as registry
 from siftune.errors import UsageError
 from siftune.schedulers import SCHEDULERS
 from siftune.schedulers.asha import Asha
@@ -45,7 +44,7 @@ def report(scheduler: Scheduler, epoch: int, **scores: float) -> list[Decision]:
 
 
 def test_options_are_those_with_a_default() -> None:
-    known = {name: registry.options(registry.load(SCHEDULERS, name)) for name in SCHEDULERS}
+    known = {name: SCHEDULERS.options(name) for name in SCHEDULERS}
     assert known == {
         "none": {},
         "asha": {"eta": 3, "grace_epochs": 1},
@@ -81,7 +80,7 @@ def test_options_are_those_with_a_default() -> None:
 )
 def test_impossible_options_are_refused(name: str, options: dict, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        registry.build("scheduler", SCHEDULERS, name, options, **needs())
+        SCHEDULERS.build(name, options, **needs())
     assert message in str(caught.value)
 
 

@@ -24,14 +24,14 @@ DIGITS: dict[str, Any] = {"seed": 3, "data": Path()}
 
 def test_learns_the_digits_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     whole = []
-    for metrics, save in sklearn.epochs(CONFIG, start=None, **DIGITS):
+    for metrics, save in sklearn.Sklearn(**DIGITS).epochs(CONFIG, start=None):
         whole.append(metrics)
         if metrics["epoch"] == 2:
             save(tmp_path)
     assert whole[-1]["val_accuracy"] > 0.9
     assert whole[-1]["loss"] < whole[0]["loss"]
-    assert [m for m, _ in sklearn.epochs(CONFIG, start=tmp_path, **DIGITS)] == whole[2:]
-    evaluated = sklearn.evaluate(tmp_path, **DIGITS)
+    assert [m for m, _ in sklearn.Sklearn(**DIGITS).epochs(CONFIG, start=tmp_path)] == whole[2:]
+    evaluated = sklearn.Sklearn(**DIGITS).evaluate(tmp_path)
     assert evaluated["val_accuracy"] == whole[1]["val_accuracy"]
     assert evaluated["val_loss"] == whole[1]["val_loss"]
     assert evaluated["test_accuracy"] > 0.85
@@ -46,8 +46,8 @@ def test_learns_a_table(tmp_path: Path) -> None:
             [*row, f"c{kind}"] for row, kind in zip(wine.data, wine.target, strict=True)
         )
     options = {"table": str(tmp_path / "wine.csv"), "target": "cultivar"}
-    sklearn.prepare(Path(), **options)
-    *_, (last, _) = sklearn.epochs(CONFIG, start=None, **DIGITS, **options)
+    sklearn.Sklearn(data=Path(), seed=0, **options).prepare()
+    *_, (last, _) = sklearn.Sklearn(**DIGITS, **options).epochs(CONFIG, start=None)
     assert last["val_accuracy"] > 0.9
 
 
@@ -67,10 +67,10 @@ def test_says_what_is_wrong_with_a_table(tmp_path: Path, text: str | None, said:
     if text is not None:
         file.write_text(text)
     with pytest.raises(DataError, match=said):
-        sklearn.prepare(Path(), table=str(file), target="kind")
+        sklearn.Sklearn(data=Path(), seed=0, table=str(file), target="kind").prepare()
 
 
 def test_a_step_that_is_too_long_is_said() -> None:
     wild = CONFIG | {"lr": 1e308, "schedule": "constant"}
     with pytest.raises(FloatingPointError, match="epoch 1"):
-        list(sklearn.epochs(wild, start=None, **DIGITS))
+        list(sklearn.Sklearn(**DIGITS).epochs(wild, start=None))

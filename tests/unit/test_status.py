@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from siftune.cli import status
 from siftune.record import history
+from siftune.report import status
 
 STATUS = Path(__file__).parents[2] / "entrypoints" / "status.py"
 

@@ -11,7 +11,8 @@ import torch
 from test_parallel import Pool, pool, run  # noqa: F401  a fixture
 
 from siftune.space import Space
-from siftune.study.study import PRESETS, read
+from siftune.study.presets import PRESETS
+from siftune.study.reading import read
 from siftune.trainables import t5
 from siftune.trainables.datasets import text as corpus
 from siftune.trainables.datasets.mnist import DataError
@@ -41,7 +42,7 @@ def train(directory: Path, start: Path | None, config: dict[str, Any], **options
     """Every epoch's metrics but its speed; the last one's state is in the directory."""
     found: list[Metrics] = []
     options = OPTIONS | options
-    for one, save in t5.epochs(CONFIG | config, start=start, seed=1, data=directory, **options):
+    for one, save in t5.T5(seed=1, data=directory, **options).epochs(CONFIG | config, start=start):
         save(directory)
         found.append({k: v for k, v in one.items() if k != "samples_per_s"})
     return found
@@ -57,7 +58,7 @@ def test_it_learns_from_the_standard_library(whole: tuple[list[Metrics], Path]) 
     first, second = whole[0]
     assert 0 < second["bits_per_byte"] < first["bits_per_byte"] < 8
     assert second["loss"] < first["loss"] < math.log(384)
-    assert t5.evaluate(whole[1], seed=1, data=whole[1], **OPTIONS) == pytest.approx(
+    assert t5.T5(seed=1, data=whole[1], **OPTIONS).evaluate(whole[1]) == pytest.approx(
         {name: second[name] for name in ("val_loss", "bits_per_byte")}, rel=1e-6
     )
 
@@ -116,7 +117,7 @@ def test_a_checkpoint_goes_on_in_another_number_of_processes(
 
 
 def _one_epoch(directory: Path) -> None:
-    _, save = next(t5.epochs(CONFIG, start=None, seed=1, data=directory, **OPTIONS))
+    _, save = next(t5.T5(seed=1, data=directory, **OPTIONS).epochs(CONFIG, start=None))
     save(directory)
 
 
@@ -147,23 +148,23 @@ def test_a_model_and_a_data_set_of_hugging_faces(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     frame.to_parquet(tmp_path / "set" / "train.parquet")
     options = {"model": str(tmp_path / "model"), "text": str(tmp_path / "set"), "windows": 100}
-    t5.prepare(tmp_path, **OPTIONS | options)
+    t5.T5(data=tmp_path, seed=0, **OPTIONS | options).prepare()
     config = {"num_layers": 7}  # its own sizes count
     first, second = train(tmp_path / "state", None, config, **options)
     assert second["bits_per_byte"] < first["bits_per_byte"]
     frame.rename(columns={"text": "content"}).to_parquet(tmp_path / "set" / "train.parquet")
     with pytest.raises(DataError, match="no column 'text'; it has: content"):
-        t5.prepare(tmp_path, **OPTIONS | options | {"windows": 99})
+        t5.T5(data=tmp_path, seed=0, **OPTIONS | options | {"windows": 99}).prepare()
 
 
 def test_what_is_not_there_is_said_before_the_start(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no text in"):
-        t5.prepare(tmp_path, text=str(tmp_path))
+        t5.T5(data=tmp_path, seed=0, text=str(tmp_path)).prepare()
     (tmp_path / "short.txt").write_text("short")
     with pytest.raises(DataError, match="are too few"):
-        t5.prepare(tmp_path, text=str(tmp_path))
+        t5.T5(data=tmp_path, seed=0, text=str(tmp_path)).prepare()
     with pytest.raises(DataError, match=r"no model of Hugging Face's in .*config\.json"):
-        t5.prepare(tmp_path, model=str(tmp_path))
+        t5.T5(data=tmp_path, seed=0, model=str(tmp_path)).prepare()
 
 
 def test_the_preset_of_five_billion_parameters() -> None:
@@ -171,7 +172,9 @@ def test_the_preset_of_five_billion_parameters() -> None:
     with torch.device("meta"):
         network = t5.build({name: study.space.bounds(name)[1] for name in t5.SPACE}, VOCABULARY)
     assert 4.5e9 < sum(p.numel() for p in network.parameters()) < 5.5e9
-    one, two, four = (t5.memory_gib(study.space, processes) for processes in (1, 2, 4))
+    one, two, four = (
+        t5.estimate_gib(study.space, processes, length=256) for processes in (1, 2, 4)
+    )
     assert one
     assert two
     assert four
@@ -181,13 +184,13 @@ def test_the_preset_of_five_billion_parameters() -> None:
 
 def test_the_estimate_grows_with_what_costs_memory() -> None:
     def needed(**changed: Any) -> float:
-        found = t5.memory_gib(Space.read(t5.SPACE | changed), 1)
+        found = t5.estimate_gib(Space.read(t5.SPACE | changed), 1, length=256)
         assert found
         return found
 
     assert needed() < 79
     assert needed(batch_size=256) > needed() > needed(accumulation=4) > needed(recompute=True)
-    assert t5.memory_gib(Space.read(t5.SPACE), 1, model="given") is None
+    assert t5.T5(data=Path(), seed=0, model="given").memory_gib(Space.read(t5.SPACE), 1) is None
 
 
 def test_the_state_is_read_without_running_it(whole: tuple[list[Metrics], Path]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from siftune.trainables import Trainable
+from siftune.trainables import TrainableSpec
 from siftune.trial import checkpoints
 from siftune.trial.host import Host, Server
 from siftune.trial.messages import Answer, Begin, Cause, End, Message, Report, Setup
@@ -29,7 +29,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def begin(body: str, *, reuse: bool = False, **more: Any) -> tuple[Host, Message]:
         file = tmp_path / "mine.py"
         file.write_text("from ray import tune\n" + dedent(body))
-        trainable = Trainable(name=f"{file}:train", data=tmp_path)
+        trainable = TrainableSpec(name=f"{file}:train", data=tmp_path)
         setup = Setup(
             trainable=trainable, study=tmp_path / "study", launched_in=tmp_path, reuse=reuse
         )
@@ -350,12 +350,12 @@ def test_pickled_classes_and_spawned_processes_find_the_users_file(start: Start)
 ALONE = """
 import sys, threading
 from pathlib import Path
-from siftune.trainables import Trainable
+from siftune.trainables import TrainableSpec
 from siftune.trial.host import Host, Server
 from siftune.trial.messages import Begin, Setup
 here = Path(sys.argv[1])
-setup = Setup(trainable=Trainable(name=f"{here}/mine.py:train", data=here), study=here / "study",
-              launched_in=here)
+trainable = TrainableSpec(name=f"{here}/mine.py:train", data=here)
+setup = Setup(trainable=trainable, study=here / "study", launched_in=here)
 server = Server(setup)
 host = Host(server)
 report = host.begin(Begin(trial="0001", config={}))

@@ -164,7 +164,7 @@ def test_help_answers_at_once(entrypoint: str, limit_s: float) -> None:
 def test_the_flags_list_what_the_catalogues_hold() -> None:
     from siftune.schedulers import SCHEDULERS
     from siftune.searchers import SEARCHERS
-    from siftune.study.study import PRESETS
+    from siftune.study.presets import PRESETS
     from siftune.trainables import TRAINABLES
 
     said = subprocess.run(

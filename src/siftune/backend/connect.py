@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from siftune.backend import environment
-from siftune.machine import cluster, imports
+from siftune.machine import resources, slurm
+from siftune.machine.packages import without_gc
 
 _HEAD_S = 180.0  # for the head: a cold start of all nodes' containers over a busy file system
 _NODES_S = 30.0  # for the others after that, before it is said that they are not there
@@ -36,7 +37,7 @@ def connect(
 
     if ray.is_initialized():
         yield
-    elif directory := cluster.job_directory():
+    elif directory := slurm.job_directory():
         over = threading.Event()
         missing = threading.Thread(target=_tell_missing, args=(directory, say, over), daemon=True)
         try:
@@ -51,7 +52,7 @@ def connect(
     else:
         over = threading.Event()
         try:
-            _start(cluster.nodes()[0])
+            _start(resources.nodes()[0])
             threading.Thread(target=_watch, args=(lost, over), daemon=True).start()
             yield
         finally:
@@ -59,7 +60,7 @@ def connect(
             ray.shutdown()
 
 
-def _start(node: cluster.Node) -> None:
+def _start(node: resources.Node) -> None:
     """Ray on this machine, reachable by nobody else."""
     import ray
 
@@ -123,7 +124,7 @@ def _join(directory: Path) -> None:
 
     head = _nodes_of(directory)[0]
     deadline = time.monotonic() + _HEAD_S
-    with imports.uncollected():
+    with without_gc():
         import ray.tune
 
     while not (directory / "ready").exists():

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from siftune.machine import cluster
+from siftune.machine import resources, slurm
 
 _ALWAYS = {
     "RAY_AUTH_MODE": "token",
@@ -49,7 +49,7 @@ def _prepared() -> Iterator[None]:
         # Ray would kill workers where a node is short of memory, whoever uses it. The kernel kills
         # the process that uses most, a trial: it alone is retried.
         os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
-    if directory := cluster.job_directory():
+    if directory := slurm.job_directory():
         os.environ |= _ALWAYS | {"RAY_AUTH_TOKEN_PATH": str(directory / "token")}
         yield
         return
@@ -93,7 +93,7 @@ def _certificate(directory: Path) -> dict[str, str]:
 
 @contextmanager
 def _private_directory() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="sift-", dir=cluster.LOCAL_TMP))
+    directory = Path(tempfile.mkdtemp(prefix="sift-", dir=resources.LOCAL_TMP))
     try:
         with (directory / "alive").open("w") as alive:
             fcntl.flock(alive, fcntl.LOCK_EX)

@@ -8,20 +8,20 @@ import ray
 
 from siftune.backend.packing import Packing
 from siftune.backend.worker import Place
-from siftune.machine import cluster
+from siftune.machine.resources import Node as FreeNode
 from siftune.trial.messages import End
 
 _ROUNDING = 1e-9  # of fractions that are added up
 
 
-def nodes_now(left_out: Collection[str] = ()) -> list[cluster.Node]:
+def nodes_now(left_out: Collection[str] = ()) -> list[FreeNode]:
     """What trials may use at this moment: nodes are lost, and others join. Ray is connected.
 
     `left_out`: nodes, by Ray's ids, that are not to be used.
     """
     alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in left_out]
     resources = [node["Resources"] for node in alive]
-    return [cluster.Node(cpus=has.get("CPU", 0), gpus=has.get("GPU", 0)) for has in resources]
+    return [FreeNode(cpus=has.get("CPU", 0), gpus=has.get("GPU", 0)) for has in resources]
 
 
 @dataclass(eq=False)

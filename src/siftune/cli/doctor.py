@@ -1,73 +1,58 @@
-"""What this machine, or the image on it, can do: a list of checks, each with a finding."""
+"""Says what this machine can do and which flavour of the image fits: a line for each check."""
 
+import argparse
 import contextlib
-import ctypes
 import fcntl
-import json
 import os
 import re
 import resource
 import shutil
-import signal
 import site
 import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from siftune.machine import cluster, imports
-from siftune.trainables.datasets import mnist as data
+from siftune.cli import doctor_gpus, flags
+from siftune.cli.finding import Finding, Place, fail, ok, warn
+from siftune.machine import gpus as gpu_facts
+from siftune.machine import resources
+from siftune.machine.packages import in_container
+from siftune.machine.slurm import describe_job
+from siftune.trainables.datasets import mnist
 
-# By name the oldest driver, None where that depends on the base, and the architectures. The best
-# comes first. containers/flavours/*.args is what is built from; a test compares.
-FLAVOURS: dict[str, tuple[int | None, tuple[str, ...]]] = {
-    "cu13": (580, ("x86_64", "aarch64")),
-    "cu12": (525, ("x86_64",)),
-    "site": (None, ("x86_64", "aarch64")),
-}
 _GIB = 1024**3
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    level: str  # ok, warn: it works, but; fail: it does not work
-    found: str
-    advice: str = ""
-
-    def line(self, name: str) -> str:
-        return f"{self.level} {name}: {self.found}{f'; {self.advice}' if self.advice else ''}"
-
-
-def ok(found: str) -> Finding:
-    return Finding("ok", found)
-
-
-def warn(found: str, advice: str) -> Finding:
-    return Finding("warn", found, advice)
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="doctor",
+        description=__doc__,
+        epilog="Exit status: 0 nothing fails; 1 a check failed; warnings do not count.",
+        allow_abbrev=False,
+    )
+    p.add_argument("--quick", action="store_true", help="without torch, which takes seconds")
+    flags.add_results(p)
+    flags.add_data(p)
+    return p
 
 
-def fail(found: str, advice: str) -> Finding:
-    return Finding("fail", found, advice)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where studies would be written and data sets read."""
-
-    results: Path
-    data: Path
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    place, failed = Place(arguments.results, arguments.data), False
+    for name, finding in findings(place, quick=arguments.quick):
+        print(finding.line(name), flush=True)
+        failed |= finding.level == "fail"
+    return int(failed)
 
 
 def findings(place: Place, *, quick: bool = False) -> Iterator[tuple[str, Finding]]:
     """Name and finding of every check; `quick`: without torch."""
     checks: list[Callable[[Place], Finding]] = [
-        *(flavour, gpus, mig, mps, slurm),
+        *(doctor_gpus.flavour, doctor_gpus.gpus, doctor_gpus.mig, doctor_gpus.mps, slurm),
         *(shared_memory, temporary_directory, sockets, open_files, processes),
         *(python_path, results, data_set),
-        *([] if quick else [torch]),
+        *([] if quick else [doctor_gpus.torch]),
     ]
     for check in checks:
         try:
@@ -77,163 +62,12 @@ def findings(place: Place, *, quick: bool = False) -> Iterator[tuple[str, Findin
             yield check.__name__, fail(found, "please report it")
 
 
-# ── GPUs and flavours ───────────────────────────────────────────────────────────────────────────
-
-
-def driver_version(text: str) -> str | None:
-    """The version in the text of /proc/driver/nvidia/version, of either kind of kernel module."""
-    found = re.search(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)(?:\s|$)", text, re.MULTILINE)
-    return found[1] if found else None
-
-
-def fits(name: str, machine: str, version: str | None) -> bool:
-    oldest, architectures = FLAVOURS[name]
-    new = oldest is None or version is None or int(version.partition(".")[0]) >= oldest
-    return machine in architectures and new
-
-
-def judge_flavour(own: str | None, machine: str, version: str | None) -> Finding:
-    """`own`: the flavour of the image that this runs in; `version`: None without a driver."""
-    here = f"{machine}, {f'driver {version}' if version else 'no NVIDIA driver'}"
-    fitting = next((name for name in FLAVOURS if fits(name, machine, version)), None)
-    if fitting is None:
-        return fail(f"no flavour fits {here}", "use a node that is x86_64 or aarch64")
-    advice = f"build with make image FLAVOUR={fitting}"
-    if fitting == "site":
-        advice = "build on the site's own image, which has a torch for its driver: BASE=SITE.sif"
-    if own is None:
-        return Finding("ok", f"{fitting} fits {here}", advice)
-    if own not in FLAVOURS:
-        return warn(f"the image's flavour {own} is unknown", f"known: {', '.join(FLAVOURS)}")
-    if not fits(own, machine, version):
-        return fail(f"the image is {own}, which does not fit {here}", advice)
-    return ok(f"the image is {own}, which fits {here}")
-
-
-def judge_gpus(*, driver: bool, devices: int, library: bool, container: bool) -> Finding:
-    """What NVIDIA's driver in the kernel, device files and libcuda together mean."""
-    if not driver and not devices:
-        if Path("/dev/kfd").exists():
-            return warn(
-                "AMD GPUs", "take a site's image with a ROCm torch, and start it with --rocm"
-            )
-        return ok("no NVIDIA GPU here, trials run on the CPU")
-    if not devices:
-        return warn("there is a driver, but no GPU for this process", "ask Slurm for one: GPUS=1")
-    if not library and container:
-        return fail(f"{devices} device files but no libcuda", "start it with apptainer run --nv")
-    if not library:
-        return fail(f"{devices} device files but no libcuda.so.1", "load the driver's libraries")
-    return ok(f"{devices} device files, and libcuda loads")
-
-
-def flavour(place: Place) -> Finding:
-    return judge_flavour(os.environ.get("SIFTUNE_FLAVOUR"), os.uname().machine, _driver())
-
-
-def gpus(place: Place) -> Finding:
-    return judge_gpus(
-        driver=_driver() is not None,
-        devices=_devices(),
-        library=_loads("libcuda.so.1"),
-        container=imports.in_container(),
-    )
-
-
-def mig(place: Place) -> Finding:
-    if shutil.which("nvidia-smi") is None:
-        return ok("there is no nvidia-smi to ask")
-    status, said = _run(["nvidia-smi", "-L"], deadline_s=30)
-    if status != 0:
-        return fail(f"nvidia-smi: {said}", "take another node, and tell its administrators")
-    instances, cards = (
-        len(re.findall(r"^\s+MIG ", said, re.M)),
-        len(re.findall(r"^GPU ", said, re.M)),
-    )
-    if instances:
-        advice = "a process sees one of them: ask Slurm for single instances, one trial on each"
-        return warn(f"{instances} MIG instances on {cards} GPUs", advice)
-    return ok(f"{cards} GPUs, none divided")
-
-
-def mps(place: Place) -> Finding:
-    """Whether trials that share a GPU compute at once."""
-    told = os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
-    if shutil.which("nvidia-cuda-mps-control") is None:
-        return ok("there is no nvidia-cuda-mps-control: trials that share a GPU take turns")
-    status, said = _run(["nvidia-cuda-mps-control"], deadline_s=10, text="get_server_list\n")
-    if status == 0 and "Cannot find" not in said:
-        return ok(f"MPS answers in {told or '/tmp/nvidia-mps'}")
-    if told:
-        advice = "unset it, or start MPS there: nvidia-cuda-mps-control -d"
-        return warn(f"no MPS answers in CUDA_MPS_PIPE_DIRECTORY={told}", advice)
-    return ok("MPS does not run: trials that share a GPU take turns; a job starts it where MPS=1")
-
-
-def torch(place: Place) -> Finding:
-    """In a process of its own: a broken driver ends it, or lets it hang."""
-    code = (
-        "import json, torch; n = torch.cuda.device_count()\n"
-        "[torch.ones(2, device=f'cuda:{i}').sum().item() for i in range(n)]\n"
-        "names = sorted({torch.cuda.get_device_name(i) for i in range(n)})\n"
-        "print(json.dumps([torch.__version__, n, names]))"
-    )
-    advice = "see the lines above; --nv, the flavour and the driver must fit"
-    status, said = _run([sys.executable, "-c", code], deadline_s=180)
-    if status != 0:
-        return fail(f"it does not work: {said}", advice)
-    version, count, names = json.loads(said.splitlines()[-1])
-    if count:
-        return ok(f"{version} computes on {count} × {', '.join(names)}")
-    if not _devices():
-        return ok(f"{version}, without a GPU")
-    return fail(f"{version} sees none of {_devices()} GPUs", advice)
-
-
-def _driver() -> str | None:
-    path = Path("/proc/driver/nvidia/version")
-    return driver_version(path.read_text()) if path.exists() else None
-
-
-def _devices() -> int:
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
-
-
-def _run(command: Sequence[str], *, deadline_s: float, text: str = "") -> tuple[int, str]:
-    """Exit status and output, the last line of its errors where it failed. `text`: its input."""
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    )
-    try:
-        out, errors = process.communicate(text, timeout=deadline_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return -1, f"no answer in {deadline_s:.0f} s"  # not waited for: a driver may hold it
-    if process.returncode == 0:
-        return 0, out
-    lines = (errors.strip() or out.strip()).splitlines()
-    ended = f"signal {-process.returncode}" if process.returncode < 0 else "no message"
-    return process.returncode, lines[-1] if lines else ended
-
-
-# ── The machine ─────────────────────────────────────────────────────────────────────────────────
-
-
 def slurm(place: Place) -> Finding:
-    job = cluster.slurm_job()
+    job = describe_job()
     if job is None:
         return ok("not inside a job")
     words, count = job
-    if _driver() and not count:
+    if gpu_facts.nvidia_driver() and not count:
         return warn(words, "the node has GPUs and the job has none: ask for them with GPUS=1")
     return ok(words)
 
@@ -246,7 +80,7 @@ def shared_memory(place: Place) -> Finding:
 
 def temporary_directory(place: Place) -> Finding:
     """Where Ray keeps its files, and where trials save a checkpoint until Ray has copied it."""
-    ray, trials = cluster.LOCAL_TMP, Path(tempfile.gettempdir())
+    ray, trials = resources.LOCAL_TMP, Path(tempfile.gettempdir())
     found, free_gib, used = _space(ray)
     if free_gib < 1:
         return fail(found, f"Ray needs 1 GiB there: {_ray_advice()}")
@@ -269,8 +103,8 @@ def _space(directory: Path) -> tuple[str, float, float]:
 
 def _ray_advice() -> str:
     """How to give Ray room, where a study runs without Slurm: TMPDIR is not asked."""
-    tmp = cluster.LOCAL_TMP
-    if imports.in_container():
+    tmp = resources.LOCAL_TMP
+    if in_container():
         return (
             f"start it with apptainer run --bind DIRECTORY:{tmp} (a job uses its site's NODE_TMP)"
         )
@@ -283,7 +117,7 @@ _SOCKET = "session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 
 def sockets(place: Place) -> Finding:
     """Whether Ray's sockets can be made where it makes them."""
-    tmp = cluster.LOCAL_TMP
+    tmp = resources.LOCAL_TMP
     try:
         with tempfile.TemporaryDirectory(prefix="sift-", dir=tmp) as directory:
             path = Path(directory, "r", _SOCKET)
@@ -382,7 +216,7 @@ def _writes(scratch: Path) -> bool:
 
 
 def data_set(place: Place) -> Finding:
-    faults: Mapping[data.IdxFile, str] = data.mnist_faults(place.data)
+    faults: Mapping[mnist.IdxFile, str] = mnist.mnist_faults(place.data)
     if not faults:
         return ok(f"MNIST is in {place.data}, whole")
     words = [fault if fault != "missing" else f"{f.name} is missing" for f, fault in faults.items()]

@@ -1,109 +1,194 @@
-"""Flags of the command line, as the layers that a study is read from."""
+"""The flags of a study, derived from the settings in siftune/study/request.py.
 
+Importing this module is fast, so that `--help` answers at once; reading a study imports the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-import yaml
-
-from siftune.driver import launch
 from siftune.errors import UsageError
-from siftune.machine import cluster
-from siftune.space import Config
-from siftune.study import study
-from siftune.study.study import PRESETS, Study
-from siftune.trainables import Trainable
-from siftune.trainables.user import file as user
+from siftune.study import presets
+from siftune.study.request import GROUPS, Setting, flag, is_name, settings
 
-_OPTIONS = {
-    "trainable_arg": "trainable_options",
-    "searcher_arg": "searcher_options",
-    "scheduler_arg": "scheduler_options",
-}
-_TEXTS = ("trainable", "metric", "mode", "searcher", "scheduler", "name", "workdir")
-_SWITCHES = ("reuse_processes",)
-_NUMBERS = ("seed", "trials", "cpus_per_trial", "gpus_per_trial", "concurrent", "retries")
-_TIMES = ("time_limit", "report_timeout")
+if TYPE_CHECKING:
+    from siftune.space import Config
+    from siftune.study.request import StudyRequest
+    from siftune.trainables import TrainableSpec
+
+_T = TypeVar("_T")
 
 
-def read_study(flags: Mapping[str, Any]) -> tuple[Study, bool]:
-    """The study that the flags of entrypoints/tune.py ask for, and whether it is resumed.
-
-    Raises UsageError with every mistake.
-    """
-    mistakes: list[str] = []
-
-    def attempt(read: Any, *arguments: Any) -> Any:
-        try:
-            return read(*arguments)
-        except UsageError as error:
-            mistakes.extend(error.mistakes)
-            return {}
-
-    layer, settings = _layer(flags, mistakes), _assignments("--set", flags["set"], mistakes)
-    if flags["resume"] is not None:
-        if settings or flags["space"] or flags["config"]:
-            mistakes.append("--resume goes on with the study as it is: leave out --set, --space …")
-        if not study.is_name(flags["resume"]):
-            mistakes.append(f"--resume must be the name of a study, got {flags['resume']!r}")
-            raise UsageError(mistakes)
-        found = attempt(launch.resumed, flags["results"] / flags["resume"], layer)
-        if mistakes:
-            raise UsageError(mistakes)
-        return found, True
-    if flags["config"]:
-        base = attempt(study.read_yaml, flags["config"])
-        # The file says what a study is, not which: a second run of it is another study.
-        base.pop("name", None)
-    else:
-        base = PRESETS.get(flags["preset"], PRESETS["mnist"])
-        if flags["preset"] not in PRESETS:
-            mistakes.append(f"unknown preset {flags['preset']!r}; known: {', '.join(PRESETS)}")
-    if flags["space"] is not None:
-        layer["space"] = attempt(read_space, flags["space"])
-    try:
-        found = study.read([base, layer], settings, mark=cluster.job())
-    except UsageError as error:
-        raise UsageError([*mistakes, *error.mistakes]) from None
-    if mistakes:
-        raise UsageError(mistakes)
-    return found, False
+# ── The parser ──────────────────────────────────────────────────────────────────────────────────
 
 
-def read_trial(flags: Mapping[str, Any], *, data: Path) -> tuple[Trainable, Config]:
-    """The trainable and the one config that the flags of entrypoints/train.py ask for.
-
-    Raises UsageError with every mistake.
-    """
-    absent = dict.fromkeys((*_TEXTS, *_SWITCHES, *_NUMBERS, *_TIMES, *_OPTIONS, "config", "resume"))
-    found, _ = read_study(absent | dict(flags))
-    trainable = Trainable(
-        name=found.trainable, data=data, seed=found.seed, options=found.trainable_options
+def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
+    """Adds the flag of each setting in its group; `names`: of these only."""
+    groups = {title: parser.add_argument_group(title) for title in GROUPS}
+    wanted = settings() if names is None else {name: settings()[name] for name in names}
+    preset = groups[GROUPS[0]]
+    preset.add_argument(
+        "--preset",
+        default=presets.DEFAULT,
+        metavar="|".join(presets.PRESETS),
+        help=f"[{presets.DEFAULT}]",
     )
-    if mistakes := trainable.mistakes(found.space):
+    for name, setting in wanted.items():
+        groups[setting.group].add_argument(flag(name), dest=name, **_argument(setting))
+        if name == "space":
+            groups[setting.group].add_argument(
+                "--set",
+                action="append",
+                default=[],
+                metavar="NAME=VALUE",
+                help="fix a hyper-parameter, or give it a domain: "
+                "--set 'lr=loguniform(1e-5, 1e-2)'",
+            )
+
+
+def _argument(setting: Setting) -> dict[str, Any]:
+    """Values stay text: they are checked with everything else, and all mistakes come at once."""
+    argument: dict[str, Any] = {"help": setting.help or None}
+    if setting.kind == "switch":
+        return argument | {"action": "store_true", "default": None}
+    if setting.metavar:
+        argument["metavar"] = setting.metavar
+    if setting.kind == "options":
+        argument |= {"action": "append", "default": []}
+    return argument
+
+
+def add_data(parser: argparse._ActionsContainer) -> None:
+    """Adds --data, the directory of data sets."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("SIFTUNE_DATA", "data")),
+        metavar="DIR",
+        help="data sets; [$SIFTUNE_DATA, else data]",
+    )
+
+
+def add_results(parser: argparse._ActionsContainer) -> None:
+    """Adds --results, the directory of study directories."""
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="[results]"
+    )
+
+
+def say_mistakes(command: str, mistakes: Iterable[str]) -> int:
+    """Prints the mistakes of the user, and returns the exit status for them."""
+    for mistake in mistakes:
+        print(f"{command}: {mistake}", file=sys.stderr)
+    return 2
+
+
+# ── Reading ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_study(flags: Mapping[str, Any]) -> tuple[StudyRequest, bool]:
+    """Returns the study that the flags of `tune` ask for, and whether it is resumed.
+
+    Raises UsageError with every mistake.
+    """
+    from siftune.machine import slurm
+    from siftune.study import reading
+
+    mistakes = _Mistakes()
+    layer = _layer(flags, mistakes)
+    changes = mistakes.assignments("--set", flags["set"])
+    if flags["resume"] is not None:
+        return _read_resumed(flags, layer, changes, mistakes), True
+    base: dict[str, Any] = presets.PRESETS[presets.DEFAULT]
+    if flags["config"]:
+        # The file says what the study is, not which one: running it again makes another study.
+        base = mistakes.attempt(dict[str, Any](), reading.read_yaml, flags["config"])
+        base.pop("name", None)
+    elif flags["preset"] in presets.PRESETS:
+        base = presets.PRESETS[flags["preset"]]
+    else:
+        known = ", ".join(presets.PRESETS)
+        mistakes.found.append(f"unknown preset {flags['preset']!r}; known: {known}")
+    if flags["space"] is not None:
+        layer["space"] = mistakes.attempt(dict[str, Any](), read_space, flags["space"])
+    try:
+        request = reading.read([base, layer], changes, mark=slurm.job())
+    except UsageError as error:
+        raise UsageError([*mistakes.found, *error.mistakes]) from None
+    mistakes.check()
+    return request, False
+
+
+def _read_resumed(
+    flags: Mapping[str, Any],
+    layer: dict[str, Any],
+    changes: dict[str, Any],
+    mistakes: _Mistakes,
+) -> StudyRequest:
+    from siftune.study import reading
+
+    if changes or flags["space"] or flags["config"]:
+        mistakes.found.append(
+            "--resume continues the study as it is: leave out --set, --space and --config"
+        )
+    if not is_name(flags["resume"]):
+        mistakes.found.append(f"--resume must be the name of a study, got {flags['resume']!r}")
+        mistakes.check()
+    directory = flags["results"] / flags["resume"]
+    request = mistakes.attempt(None, reading.read_resumed, directory, layer)
+    mistakes.check()
+    assert request is not None
+    return request
+
+
+def read_trial(flags: Mapping[str, Any]) -> tuple[TrainableSpec, Config]:
+    """Returns the trainable and the one config that the flags of `train` ask for.
+
+    Raises UsageError with every mistake.
+    """
+    import numpy as np
+
+    from siftune.trainables import TrainableSpec
+
+    absent: dict[str, Any] = dict.fromkeys((*settings(), "config", "resume"))
+    request, _ = read_study(absent | dict(flags))
+    trainable = TrainableSpec(
+        name=request.trainable,
+        data=flags["data"],
+        seed=request.seed,
+        options=request.trainable_options,
+    )
+    if mistakes := trainable.mistakes(request.space):
         raise UsageError(mistakes)
-    return trainable, found.space.sample(np.random.default_rng(found.seed))
+    return trainable, request.space.sample(np.random.default_rng(request.seed))
 
 
 def read_space(text: str) -> dict[str, Any]:
-    """The dictionary that FILE.py:NAME or FILE.yaml names. Raises UsageError."""
+    """Returns the dictionary that FILE.py:NAME or FILE.yaml names. Raises UsageError."""
+    from siftune.study import reading
+    from siftune.trainables.user.file import load_file
+
     file, colon, name = text.rpartition(":")
     if colon and file.endswith(".py"):
-        loaded = user.load_file(Path(file))
-        space = getattr(loaded, name, None)
+        module = load_file(Path(file))
+        space = getattr(module, name, None)
         if isinstance(space, dict):
             return space
-        names = [n for n, v in vars(loaded).items() if isinstance(v, dict) and n[0] != "_"]
+        names = [n for n, v in vars(module).items() if isinstance(v, dict) and n[0] != "_"]
         raise UsageError(f"{file} has no dictionary {name!r}; it has: {', '.join(names) or 'none'}")
     if text.endswith((".yaml", ".yml")):
-        return study.read_yaml(Path(text))
+        return reading.read_yaml(Path(text))
     raise UsageError(f"--space must be FILE.py:NAME or FILE.yaml, got {text!r}")
 
 
 def read_time(flag: str, text: str) -> float:
-    """Seconds of `90s`, `30m`, `4h` or Slurm's `3:30:00`. Raises UsageError."""
+    """Returns the seconds of `90s`, `30m`, `4h` or Slurm's `3:30:00`. Raises UsageError."""
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text):
         return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
     if re.fullmatch(r"(\d+:)?\d+:\d\d", text):
@@ -114,38 +199,64 @@ def read_time(flag: str, text: str) -> float:
     raise UsageError(f"{flag} must be as 90s, 30m, 4h or 3:30:00, got {text!r}")
 
 
-def _layer(flags: Mapping[str, Any], mistakes: list[str]) -> dict[str, Any]:
-    """What the flags say of the study. What cannot be read goes to `mistakes`."""
-    layer = {name: flags[name] for name in (*_TEXTS, *_SWITCHES) if flags[name] is not None}
-    # An empty text is no number, and is not to mean the default.
-    given = {name: flags[name] for name in _NUMBERS if flags[name] is not None}
-    layer |= {n: text if _value(text) is None else _value(text) for n, text in given.items()}
-    for flag, name in _OPTIONS.items():
-        if flags[flag]:
-            layer[name] = _assignments("--" + flag.replace("_", "-"), flags[flag], mistakes)
-    for name in _TIMES:
-        if flags[name] is not None:
-            try:
-                layer[f"{name}_s"] = read_time(f"--{name.replace('_', '-')}", flags[name])
-            except UsageError as error:
-                mistakes += error.mistakes
+class _Mistakes:
+    """Collects the mistakes of several readers."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def attempt(self, otherwise: _T, read: Callable[..., _T], *arguments: Any) -> _T:
+        """Returns what `read` returns, or `otherwise` where it raises UsageError."""
+        try:
+            return read(*arguments)
+        except UsageError as error:
+            self.found.extend(error.mistakes)
+            return otherwise
+
+    def assignments(self, flag: str, texts: list[str] | None) -> dict[str, Any]:
+        """Returns the values of NAME=VALUE texts."""
+        values: dict[str, Any] = {}
+        for text in texts or ():
+            name, equals, value = text.partition("=")
+            if equals and name:
+                values[name.strip()] = _value(value.strip())
+            else:
+                self.found.append(f"{flag} must be NAME=VALUE, got {text!r}")
+        return values
+
+    def check(self) -> None:
+        """Raises UsageError if there are mistakes."""
+        if self.found:
+            raise UsageError(self.found)
+
+
+def _layer(flags: Mapping[str, Any], mistakes: _Mistakes) -> dict[str, Any]:
+    """Returns the settings that the flags give, except for the space."""
+    layer: dict[str, Any] = {}
+    for name, setting in settings().items():
+        given = flags[name]
+        if given is None or given == [] or setting.kind == "space":
+            continue
+        if setting.kind == "options":
+            layer[name] = mistakes.assignments(flag(name), given)
+        elif setting.kind == "number":
+            # An empty text is no number, and does not mean the default.
+            value = _value(given)
+            layer[name] = given if value is None else value
+        elif setting.kind == "duration":
+            seconds = mistakes.attempt(None, read_time, flag(name), given)
+            layer |= {} if seconds is None else {name: seconds}
+        else:
+            layer[name] = given
     return layer
 
 
-def _assignments(flag: str, texts: list[str] | None, mistakes: list[str]) -> dict[str, Any]:
-    """The values of NAME=VALUE texts; one that is not goes to `mistakes`."""
-    values: dict[str, Any] = {}
-    for text in texts or ():
-        name, equals, value = text.partition("=")
-        if equals and name:
-            values[name.strip()] = _value(value.strip())
-        else:
-            mistakes.append(f"{flag} must be NAME=VALUE, got {text!r}")
-    return values
-
-
 def _value(text: str) -> Any:
+    import yaml
+
+    from siftune.study.reading import parse_yaml
+
     try:
-        return study.parse_yaml(text)
+        return parse_yaml(text)
     except yaml.YAMLError:
-        return text  # as it is: a domain's text need not be YAML
+        return text  # the text of a domain need not be YAML

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from siftune.driver.progress import Best, Progress
 from siftune.record.journal import STATES, Event, Trial
-from siftune.space import Config, Space
+from siftune.record.wording import duration, settings, short
+from siftune.space import Config
 from siftune.study.study import Study
 
 _ROWS = 16  # trials that the table shows
@@ -48,11 +49,11 @@ class Lines:
 
     def _what(self, event: Event, trial: Trial, progress: Progress) -> str:
         if event["event"] == "start":
-            return f"start {_settings(trial.config, progress.study.space)}"
+            return f"start {' '.join(settings(trial.config, progress.study.space))}"
         if event["event"] == "epoch":
-            metrics = " ".join(f"{k}={_short(v)}" for k, v in event["metrics"].items())
+            metrics = " ".join(f"{k}={short(v)}" for k, v in event["metrics"].items())
             best = progress.best
-            so_far = f"{_short(best.metrics[self._metric])} in {best.trial}" if best else "none"
+            so_far = f"{short(best.metrics[self._metric])} in {best.trial}" if best else "none"
             return f"epoch {event['epoch']} {metrics} (best {self._metric} {so_far})"
         if event["event"] == "restart":
             donor = f", as a clone of {event['donor']}" if "donor" in event else ""
@@ -134,8 +135,8 @@ class Table:
                 row.trial,
                 row.state,
                 str(row.epoch),
-                "" if row.value is None else _short(row.value),
-                _settings(row.config, self._study.space),
+                "" if row.value is None else short(row.value),
+                " ".join(settings(row.config, self._study.space)),
                 style="bold green" if is_best else "dim" if row.state != "running" else "",
             )
         return table
@@ -147,14 +148,14 @@ class Table:
         if paused := sum(row.state == "paused" for row in rows):
             parts.append(f"{paused} paused")
         if best:
-            value = _short(best.metrics[self._study.metric])
+            value = short(best.metrics[self._study.metric])
             parts.append(f"best {self._study.metric} {value} (trial {best.trial})")
         if (left := self._left_s(done)) is not None:
-            parts.append(f"about {_minutes(left)} left")
+            parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
 
     def _left_s(self, done: int) -> float | None:
-        if not done or self._study.trials is None:
+        if not done:
             return None
         spent = time.monotonic() - self._began
         left = spent / done * (self._study.trials - done)
@@ -169,17 +170,3 @@ class Table:
         }
         others = [row for row in reversed(rows) if row.trial not in first]
         return sorted([*first.values(), *others][:_ROWS], key=lambda row: row.trial)
-
-
-def _settings(config: Config, space: Space) -> str:
-    """What the trial was given of the space, without constants and what has no effect."""
-    active = space.active(config)
-    return " ".join(f"{name}={_short(active[name])}" for name in space.parameters if name in active)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

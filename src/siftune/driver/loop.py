@@ -18,7 +18,7 @@ from siftune.driver.progress import Progress
 from siftune.record.journal import TRIED_AGAIN, Trial
 from siftune.schedulers.base import Clone, Decision, Order, Stop
 from siftune.study.study import Study
-from siftune.trainables import Trainable
+from siftune.trainables import TrainableSpec
 from siftune.trial import checkpoints
 from siftune.trial.messages import Answer, Begin, Cause, End, GpuShare, Message, Report, Setup
 
@@ -54,7 +54,7 @@ class _Running:
 
 def run(
     study: Study,
-    trainable: Trainable,
+    trainable: TrainableSpec,
     progress: Progress,
     directory: Path,
     *,
@@ -75,7 +75,7 @@ def run(
     Returns why the study could not go on, if that is so. Raises OSError where the study directory
     cannot be written.
     """
-    gpus = study.gpus_per_trial or 0
+    gpus = study.gpus_per_trial
     each = {"CPU": study.cpus_per_trial / trainable.processes}
     each |= {"GPU": gpus / trainable.processes} if gpus else {}
     setup = Setup(

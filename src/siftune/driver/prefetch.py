@@ -18,13 +18,11 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-import yaml
-
 from siftune.driver.proposals import NotYet, Proposal, Proposals, cause
 from siftune.record.journal import trial_name
 from siftune.searchers.base import Searcher, SpaceExhausted
 from siftune.space import Config, key
-from siftune.study.study import Study, read
+from siftune.study.study import Study
 
 
 def build(study: Study, *, slots: int) -> Proposals:
@@ -69,7 +67,7 @@ class Ahead(Proposals):
 
     def ask(self, number: int, *, ahead: int = 0) -> Proposal:
         self._collect()
-        last = min(number + ahead, (self.study.trials or 0) - 1)
+        last = min(number + ahead, self.study.trials - 1)
         if not self.searcher.is_slow():
             fast = super().ask(number)
             spares = range(number + 1, min(number + len(self._processes), last) + 1)
@@ -165,7 +163,7 @@ class _Process:
         theirs.close()
         self._last_words = ""
         with contextlib.suppress(OSError):  # it has ended already, which is noticed soon
-            self.connection.send(study.to_yaml())
+            self.connection.send(study)
 
     def receive(self) -> Any:
         """The next proposal. Raises EOFError once the process has ended."""
@@ -198,7 +196,7 @@ class _Process:
 
 def serve(connection: Connection) -> None:
     """Does what the messages say, until there is nobody at the other end."""
-    study = read([yaml.safe_load(connection.recv())], {})
+    study: Study = connection.recv()
     said: list[str] = []  # since the last proposal
     try:
         searcher = study.build_searcher()

@@ -88,7 +88,7 @@ class Progress:
 
     @property
     def all_begun(self) -> bool:
-        return self.exhausted or len(self.trials) >= (self.study.trials or 0)
+        return self.exhausted or len(self.trials) >= self.study.trials
 
     @property
     def done(self) -> bool:

@@ -5,7 +5,6 @@ Neither Ray nor torch is imported, and no searcher: this answers at once, on any
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ from siftune.errors import UsageError
 from siftune.record import journal, lease
 from siftune.record.journal import STATES, Trial
 from siftune.record.lease import Life, Seen
+from siftune.record.wording import duration
 from siftune.space import Config
-from siftune.study.study import Study, read, read_yaml
+from siftune.study.reading import read_saved
+from siftune.study.study import Study
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class History:
     def complete(self) -> bool:
         """Whether every trial has begun and ended."""
         ended = all(trial.state in STATES for trial in self.trials.values())
-        return ended and len(self.trials) >= (self.study.trials or 0)
+        return ended and len(self.trials) >= self.study.trials
 
     @property
     def is_running(self) -> bool:
@@ -95,7 +96,7 @@ class History:
 
 def load(directory: Path) -> History:
     """The history of a study directory. Raises UsageError if its study.yaml cannot be read."""
-    study = read([read_yaml(directory / "study.yaml")], {})
+    study = read_saved(directory)
     found = History(directory, study, summary=journal.read_json(directory / "summary.json"))
     for event in journal.events(directory):
         trial = journal.fold(found.trials, event)
@@ -144,32 +145,3 @@ def find(results: Path, name: str | None) -> list[Path]:
 def _touched(directory: Path) -> float:
     names = ("trials.jsonl", "study.yaml")
     return next(path.stat().st_mtime for n in names if (path := directory / n).exists())
-
-
-# ── In words ────────────────────────────────────────────────────────────────────────────────────
-
-
-def place(where: Trial | Epoch) -> str:
-    """Node and GPU, as far as they are known."""
-    return f"{where.node or 'somewhere'}{f' GPU {where.gpu}' if where.gpu else ''}"
-
-
-def short(value: Any, *, most: int = 40) -> str:
-    """A value in few characters, on one line."""
-    text = f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def duration(seconds: float) -> str:
-    """As 12 s, 34 min, 5.6 h, 7.8 days."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 3570:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.3g} h" if seconds < 3 * 86400 else f"{seconds / 86400:.3g} days"
-
-
-def settings(config: Config, study: Study) -> Iterator[str]:
-    """What a config sets of the space: neither constants nor what has no effect."""
-    active = study.space.active(config)
-    return (f"{n}={short(active[n])}" for n in study.space.parameters if n in active)

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from siftune.machine.files import replacing
 from siftune.space import Config
 
 Event = dict[str, Any]
@@ -158,16 +159,11 @@ class Journal:
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file so that a reader sees the old one or the new one, never a part."""
-        target, temporary = self.directory / name, self.directory / f".{name}.{os.getpid()}"
+        target = self.directory / name
         try:
-            with temporary.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())  # or a power cut may leave the name without the content
-            temporary.replace(target)
+            with replacing(target, durable=True) as temporary:
+                temporary.write_text(text)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise StorageError(target, error) from None
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from siftune.record.history import duration, short
+from siftune.record.wording import duration, short
 from siftune.report.markup import Markup, tag
 from siftune.space.domains import Choice, Domain
 

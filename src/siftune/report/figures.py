@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from siftune.record.history import Epoch, History, duration, place, short
+from siftune.record.history import Epoch, History
 from siftune.record.journal import STATES, UNDER_WAY
+from siftune.record.wording import duration, place, short
 from siftune.report import chart
 from siftune.report.chart import Chart
 from siftune.report.importance import MIN_TRIALS, importances
@@ -155,7 +156,7 @@ def _lanes(found: History) -> dict[str, list[list[Epoch]]]:
     """
     lanes: dict[str, list[list[Epoch]]] = {}
     for epoch in sorted(found.epochs, key=lambda epoch: epoch.begin):
-        here = lanes.setdefault(place(epoch), [])
+        here = lanes.setdefault(place(epoch.node, epoch.gpu), [])
         # A report takes a moment to arrive, in which the next epoch is under way.
         free = [
             lane for lane in here if lane[-1].end - epoch.begin < 0.5 * (epoch.end - epoch.begin)

@@ -1,10 +1,15 @@
-"""Schedulers stop, pause or clone trials. One file each; `SCHEDULERS` is the catalogue."""
+"""Schedulers stop, pause or clone trials. Each has its own file; `SCHEDULERS` is the catalogue."""
 
-SCHEDULERS = {
-    "none": "siftune.schedulers.none:NoScheduler",
-    "asha": "siftune.schedulers.asha:Asha",
-    "hyperband": "siftune.schedulers.hyperband:HyperBand",
-    "bohb": "siftune.schedulers.bohb:BohbHyperBand",
-    "median": "siftune.schedulers.median:Median",
-    "pbt": "siftune.schedulers.pbt:Pbt",
-}
+from siftune.catalogue import Catalogue
+
+SCHEDULERS = Catalogue(
+    "scheduler",
+    {
+        "none": "siftune.schedulers.none:NoScheduler",
+        "asha": "siftune.schedulers.asha:Asha",
+        "hyperband": "siftune.schedulers.hyperband:HyperBand",
+        "bohb": "siftune.schedulers.bohb:BohbHyperBand",
+        "median": "siftune.schedulers.median:Median",
+        "pbt": "siftune.schedulers.pbt:Pbt",
+    },
+)

@@ -1,10 +1,16 @@
-"""Searchers propose configs. One file each; `SEARCHERS` is the catalogue."""
+"""Searchers propose configs. Each has its own file; `SEARCHERS` is the catalogue."""
 
-SEARCHERS = {
-    "random": "siftune.searchers.random:Random",
-    "grid": "siftune.searchers.grid:Grid",
-    "optuna": "siftune.searchers.optuna:Optuna",
-    "hebo": "siftune.searchers.hebo:Hebo",
-    "bohb": "siftune.searchers.bohb:Bohb",
-    "bayesopt": "siftune.searchers.bayesopt:BayesOpt",
-}
+from siftune.catalogue import Catalogue
+
+SEARCHERS = Catalogue(
+    "searcher",
+    {
+        "random": "siftune.searchers.random:Random",
+        "grid": "siftune.searchers.grid:Grid",
+        "optuna": "siftune.searchers.optuna:Optuna",
+        "hebo": "siftune.searchers.hebo:Hebo",
+        "bohb": "siftune.searchers.bohb:Bohb",
+        "bayesopt": "siftune.searchers.bayesopt:BayesOpt",
+    },
+)
+AUTO = "auto"  # chooses one of them: searchers/auto.py

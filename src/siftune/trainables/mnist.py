@@ -15,12 +15,12 @@ from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from siftune.space import when
+from siftune.space import Config, when
+from siftune.trainables.base import BuiltIn, Metrics, Save
+from siftune.trainables.datasets.mnist import Mnist as MnistData
 from siftune.trainables.datasets.mnist import ensure_mnist, load_mnist
 from siftune.trainables.training import parallel
 from siftune.trainables.training.loop import (
-    Metrics,
-    Save,
     Training,
     default_device,
     load_state,
@@ -50,7 +50,6 @@ SPACE: dict[str, Any] = {
     "epochs": tune.choice([2, 3, 5]),
     "num_classes": 10,
 }
-METRIC = ("val_accuracy", "max")
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
@@ -70,79 +69,83 @@ CLASSES = 10
 VALIDATION_BATCH = 500
 
 
-def prepare(data: Path, *, images: int | None = None) -> None:
-    """Fetches MNIST to `data`, once, before any trial. Raises DataError where it cannot."""
-    ensure_mnist(data)
+class Mnist(BuiltIn):
+    """A convolutional network on MNIST: float32 [B, 1, 28, 28] to logits [B, num_classes]."""
 
+    name = "mnist"
+    space = SPACE
+    metric = ("val_accuracy", "max")
 
-def epochs(
-    config: dict[str, Any],
-    *,
-    start: Path | None,
-    seed: int,
-    data: Path,
-    images: int | None = None,
-) -> Iterator[tuple[Metrics, Save]]:
-    """Trains on MNIST under `data`; after each epoch its metrics and a function that saves.
+    def __init__(self, *, data: Path, seed: int, images: int | None = None) -> None:
+        """`images`: how many of the 60,000 training images are used, a sixth of them for
+        validation; [all]."""
+        super().__init__(data=data, seed=seed)
+        self._images = images
 
-    Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`, `samples_per_s`. `images` of the
-    60,000 are used, a sixth of them for validation. See `run_epochs` for `start` and saving.
-    Raises ValueError for a config or data set that cannot be, FloatingPointError if it diverges.
-    """
-    config = plain(config)
-    _check(config)
-    device = default_device()
-    mnist = load_mnist(data, seed=seed, device=device, images=images)
-    with reproducible(seed, 0, device):
-        model = build_model(config).to(device)
-    forward = parallel.wrap(model)
-    optimizer = OPTIMIZERS[config["optimizer"]](
-        model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"]
-    )
+    def prepare(self) -> None:
+        """Fetches MNIST to the directory of data sets. Raises DataError where it cannot."""
+        ensure_mnist(self.data)
 
-    def batch_loss(batch: Tensor) -> Tensor:
-        logits = forward(normalised(mnist.train_images[batch]))
-        return functional.cross_entropy(logits, mnist.train_labels[batch], reduction="sum")
+    def epochs(self, config: Config, *, start: Path | None) -> Iterator[tuple[Metrics, Save]]:
+        """Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`, `samples_per_s`.
 
-    def validate() -> Metrics:
-        loss, accuracy = score(model, mnist.val_images, mnist.val_labels)
-        return {"val_loss": loss, "val_accuracy": accuracy}
+        See `run_epochs` for `start` and saving. Raises ValueError for an impossible config or data
+        set, FloatingPointError if training diverges.
+        """
+        config = plain(config)
+        _check(config)
+        device = default_device()
+        mnist = self._load(device)
+        with reproducible(self.seed, 0, device):
+            model = build_model(config).to(device)
+        forward = parallel.wrap(model)
+        optimizer = OPTIMIZERS[config["optimizer"]](
+            model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"]
+        )
 
-    training = Training(
-        config=config,
-        model=model,
-        optimizer=optimizer,
-        batch_loss=batch_loss,
-        validate=validate,
-        schedule=partial(schedule, config),
-        samples=len(mnist.train_images),
-        batch_size=config["batch_size"],
-        epochs=config["epochs"],
-        device=device,
-    )
-    yield from run_epochs(training, start=start, seed=seed)
+        def batch_loss(batch: Tensor) -> Tensor:
+            logits = forward(normalised(mnist.train_images[batch]))
+            return functional.cross_entropy(logits, mnist.train_labels[batch], reduction="sum")
 
+        def validate() -> Metrics:
+            loss, accuracy = score(model, mnist.val_images, mnist.val_labels)
+            return {"val_loss": loss, "val_accuracy": accuracy}
 
-def evaluate(
-    directory: Path, *, seed: int, data: Path, images: int | None = None
-) -> dict[str, float]:
-    """`val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` of the weights in `directory`.
+        training = Training(
+            config=config,
+            model=model,
+            optimizer=optimizer,
+            batch_loss=batch_loss,
+            validate=validate,
+            schedule=partial(schedule, config),
+            samples=len(mnist.train_images),
+            batch_size=config["batch_size"],
+            epochs=config["epochs"],
+            device=device,
+        )
+        yield from run_epochs(training, start=start, seed=self.seed)
 
-    With the seed and images of the training, the validation figures are those it reported.
-    """
-    device = default_device()
-    mnist = load_mnist(data, seed=seed, device=device, images=images)
-    state = load_state(directory, device)
-    model = build_model(state["config"]).to(device)
-    model.load_state_dict(state["model"])
-    val_loss, val_accuracy = score(model, mnist.val_images, mnist.val_labels)
-    test_loss, test_accuracy = score(model, mnist.test_images, mnist.test_labels)
-    return {
-        "val_loss": val_loss,
-        "val_accuracy": val_accuracy,
-        "test_loss": test_loss,
-        "test_accuracy": test_accuracy,
-    }
+    def evaluate(self, directory: Path) -> Metrics:
+        """`val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` of the weights in `directory`.
+
+        With the seed and images of the training, the validation figures are those it reported.
+        """
+        device = default_device()
+        mnist = self._load(device)
+        state = load_state(directory, device)
+        model = build_model(state["config"]).to(device)
+        model.load_state_dict(state["model"])
+        val_loss, val_accuracy = score(model, mnist.val_images, mnist.val_labels)
+        test_loss, test_accuracy = score(model, mnist.test_images, mnist.test_labels)
+        return {
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+        }
+
+    def _load(self, device: torch.device) -> MnistData:
+        return load_mnist(self.data, seed=self.seed, device=device, images=self._images)
 
 
 def build_model(config: dict[str, Any]) -> nn.Sequential:

@@ -16,14 +16,14 @@ from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
-from torchvision.transforms.v2 import functional as images
+from torchvision.transforms.v2 import functional as transforms
 
-from siftune.trainables.datasets.mnist import DataError
+from siftune.space import Config
+from siftune.trainables.base import BuiltIn, Metrics, Save
+from siftune.trainables.datasets import DataError
 from siftune.trainables.mnist import schedule
 from siftune.trainables.training import parallel
 from siftune.trainables.training.loop import (
-    Metrics,
-    Save,
     Training,
     default_device,
     load_state,
@@ -43,7 +43,6 @@ SPACE: dict[str, Any] = {
     "flip": tune.choice([True, False]),
     "epochs": 10,
 }
-METRIC = ("val_accuracy", "max")
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": partial(SGD, momentum=0.9, nesterov=True, fused=True),
@@ -65,89 +64,88 @@ class Images:
     classes: int
 
 
-def prepare(data: Path, *, folder: str = "", size: int = 64, weights: str = "") -> None:
-    """Looks for the images, before any trial. Raises DataError where there are none."""
-    if not folder:
-        raise DataError(
-            "resnet18 needs images: --trainable-arg folder=DIR, with one folder a class"
-        )
-    _folder(Path(folder))
-    if weights and not Path(weights).is_file():
-        raise DataError(f"there are no weights {weights}")
-    if not isinstance(size, int) or size < LEAST_SIZE:  # of less, the last layers see a point
-        raise DataError(f"resnet18: size must be at least {LEAST_SIZE}, got {size!r}")
+class ResNet18(BuiltIn):
+    """torchvision's ResNet-18 on the images of a folder, one folder for each class."""
 
+    name = "resnet18"
+    space = SPACE
+    metric = ("val_accuracy", "max")
 
-def epochs(
-    config: dict[str, Any],
-    *,
-    start: Path | None,
-    seed: int,
-    data: Path,
-    folder: str = "",
-    size: int = 64,
-    weights: str = "",
-) -> Iterator[tuple[Metrics, Save]]:
-    """Trains on the images of `folder`, one folder a class, each scaled and cut to `size` × `size`;
-    a fifth of them is for validation.
+    def __init__(
+        self, *, data: Path, seed: int, folder: str = "", size: int = 64, weights: str = ""
+    ) -> None:
+        """Images are scaled and cut to `size` × `size`; a fifth of them is for validation.
+        `weights`: a state dict of torchvision's resnet18 to begin from, whatever its last layer."""
+        super().__init__(data=data, seed=seed)
+        self._folder = folder
+        self._size = size
+        self._weights = weights
 
-    `weights`: a state dict of torchvision's resnet18 to begin from, whatever its last layer. All
-    images are decoded once per process and stay on the device. Metrics: `loss`, `val_loss`,
-    `val_accuracy` (0 to 1), `epoch`, `samples_per_s`. See `run_epochs` for `start` and saving, and
-    for what is raised.
-    """
-    config = plain(config)
-    device = default_device()
-    found = _load(folder, size, seed, device)
-    with reproducible(seed, 0, device):
-        model = _model(found.classes, weights).to(device)
-    forward = parallel.wrap(model)
-    optimizer = OPTIMIZERS[config["optimizer"]](
-        model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"]
-    )
+    def prepare(self) -> None:
+        """Looks for the images. Raises DataError where there are none."""
+        if not self._folder:
+            raise DataError(
+                "resnet18 needs images: --trainable-arg folder=DIR, with one folder a class"
+            )
+        _open(Path(self._folder))
+        if self._weights and not Path(self._weights).is_file():
+            raise DataError(f"there are no weights {self._weights}")
+        # With smaller images the last layers would see a single point.
+        if not isinstance(self._size, int) or self._size < LEAST_SIZE:
+            raise DataError(f"resnet18: size must be at least {LEAST_SIZE}, got {self._size!r}")
 
-    def batch_loss(batch: Tensor) -> Tensor:
-        some = _normalised(found, found.train[0][batch])
-        if config["flip"]:
-            mirrored = torch.rand(len(some), device=device) < 0.5
-            some = torch.where(mirrored[:, None, None, None], some.flip(3), some)
-        return functional.cross_entropy(
-            forward(some),
-            found.train[1][batch],
-            reduction="sum",
-            label_smoothing=config["label_smoothing"],
+    def epochs(self, config: Config, *, start: Path | None) -> Iterator[tuple[Metrics, Save]]:
+        """Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`, `samples_per_s`.
+
+        All images are decoded once per process and stay on the device. See `run_epochs` for `start`
+        and saving, and for the exceptions.
+        """
+        config = plain(config)
+        device = default_device()
+        images = self._load(device)
+        with reproducible(self.seed, 0, device):
+            model = _model(images.classes, self._weights).to(device)
+        forward = parallel.wrap(model)
+        optimizer = OPTIMIZERS[config["optimizer"]](
+            model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"]
         )
 
-    training = Training(
-        config=config,
-        model=model,
-        optimizer=optimizer,
-        batch_loss=batch_loss,
-        validate=partial(_score, model, found),
-        schedule=partial(schedule, config),
-        samples=len(found.train[0]),
-        batch_size=config["batch_size"],
-        epochs=config["epochs"],
-        device=device,
-    )
-    yield from run_epochs(training, start=start, seed=seed)
+        def batch_loss(batch: Tensor) -> Tensor:
+            some = _normalised(images, images.train[0][batch])
+            if config["flip"]:
+                mirrored = torch.rand(len(some), device=device) < 0.5
+                some = torch.where(mirrored[:, None, None, None], some.flip(3), some)
+            return functional.cross_entropy(
+                forward(some),
+                images.train[1][batch],
+                reduction="sum",
+                label_smoothing=config["label_smoothing"],
+            )
 
+        training = Training(
+            config=config,
+            model=model,
+            optimizer=optimizer,
+            batch_loss=batch_loss,
+            validate=partial(_score, model, images),
+            schedule=partial(schedule, config),
+            samples=len(images.train[0]),
+            batch_size=config["batch_size"],
+            epochs=config["epochs"],
+            device=device,
+        )
+        yield from run_epochs(training, start=start, seed=self.seed)
 
-def evaluate(
-    directory: Path,
-    *,
-    seed: int,
-    data: Path,
-    folder: str = "",
-    size: int = 64,
-    weights: str = "",
-) -> dict[str, float]:
-    """`val_loss` and `val_accuracy` of the weights in `directory`."""
-    device = default_device()
-    found = _load(folder, size, seed, device)
-    model = _model(found.classes, "").to(device)
-    model.load_state_dict(load_state(directory, device)["model"])
-    return _score(model, found)
+    def evaluate(self, directory: Path) -> Metrics:
+        """`val_loss` and `val_accuracy` of the weights in `directory`."""
+        device = default_device()
+        images = self._load(device)
+        model = _model(images.classes, "").to(device)
+        model.load_state_dict(load_state(directory, device)["model"])
+        return _score(model, images)
+
+    def _load(self, device: torch.device) -> Images:
+        return _load(self._folder, self._size, self.seed, device)
 
 
 def _model(classes: int, weights: str) -> nn.Module:
@@ -183,7 +181,7 @@ def _score(model: nn.Module, found: Images) -> Metrics:
     }
 
 
-def _folder(folder: Path) -> ImageFolder:
+def _open(folder: Path) -> ImageFolder:
     try:
         return ImageFolder(str(folder))
     except OSError as error:
@@ -192,11 +190,11 @@ def _folder(folder: Path) -> ImageFolder:
 
 @lru_cache(maxsize=1)
 def _load(folder: str, size: int, seed: int, device: torch.device) -> Images:
-    found = _folder(Path(folder))
+    found = _open(Path(folder))
     pixels = torch.empty(len(found), 3, size, size, dtype=torch.uint8)
     for number, (picture, _) in enumerate(found):
-        scaled = images.resize(images.pil_to_tensor(picture), [size], antialias=True)
-        pixels[number] = images.center_crop(scaled, [size, size])
+        scaled = transforms.resize(transforms.pil_to_tensor(picture), [size], antialias=True)
+        pixels[number] = transforms.center_crop(scaled, [size, size])
     labels = torch.tensor(found.targets)
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
     val, train = order[: len(order) // 5], order[len(order) // 5 :]

@@ -15,9 +15,10 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import log_loss
 
-from siftune.space import when
-from siftune.trainables.datasets.mnist import DataError
-from siftune.trainables.training.loop import Metrics, Save
+from siftune.machine.files import replacing
+from siftune.space import Config, when
+from siftune.trainables.base import BuiltIn, Metrics, Save
+from siftune.trainables.datasets import DataError
 
 # The space of a study that names no other.
 SPACE: dict[str, Any] = {
@@ -29,7 +30,6 @@ SPACE: dict[str, Any] = {
     "power_t": when("schedule == 'invscaling'", tune.uniform(0.1, 0.5)),
     "epochs": 20,
 }
-METRIC = ("val_accuracy", "max")
 
 STATE_FILE = "state.npz"
 
@@ -47,60 +47,62 @@ class Table:
     classes: int
 
 
-def prepare(data: Path, *, table: str = "", target: str = "") -> None:
-    """Reads the table, before any trial. Raises DataError where it cannot."""
-    _load(table, target, seed=0)
+class Sklearn(BuiltIn):
+    """A linear classifier on a CSV file, or on scikit-learn's handwritten digits."""
 
+    name = "sklearn"
+    space = SPACE
+    metric = ("val_accuracy", "max")
+    several_processes = False
 
-def epochs(
-    config: dict[str, Any],
-    *,
-    start: Path | None,
-    seed: int,
-    data: Path,
-    table: str = "",
-    target: str = "",
-) -> Iterator[tuple[Metrics, Save]]:
-    """Trains on `table`, a CSV file with a line of names and numbers in all columns but `target`,
-    the class; or on scikit-learn's own handwritten digits. After each epoch its metrics and a
-    function that saves.
+    def __init__(self, *, data: Path, seed: int, table: str = "", target: str = "") -> None:
+        """`table`: a CSV file with a line of names, and numbers in all columns but `target`, the
+        class; [the digits]."""
+        super().__init__(data=data, seed=seed)
+        self._table = table
+        self._target = target
 
-    Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`. `save(directory)` writes one
-    file, state.npz, and `start` is such a directory. An interrupted training equals an
-    uninterrupted one. Raises ValueError for a config that cannot be, FloatingPointError if it
-    diverges.
-    """
-    parts = _load(table, target, seed=seed)
-    model, done = _build(config, parts), 0
-    if start is not None:
-        done = _restore(model, start)
-    features, labels = parts.train
-    for epoch in range(done + 1, config["epochs"] + 1):
-        order = np.random.default_rng([seed, epoch]).permutation(len(labels))
-        try:
-            model.partial_fit(features[order], labels[order], classes=range(parts.classes))
-        except ValueError as error:  # scikit-learn's word for an overflow
-            raise FloatingPointError(f"{error} in epoch {epoch} at lr {config['lr']:g}") from None
-        metrics = {"loss": _score(model, *parts.train)[0], "epoch": float(epoch)}
-        metrics["val_loss"], metrics["val_accuracy"] = _score(model, *parts.val)
-        if not all(map(math.isfinite, metrics.values())):
-            raise FloatingPointError(
-                f"a loss is not finite in epoch {epoch} at lr {config['lr']:g}"
-            )
-        yield metrics, partial(_save, model, epoch)
+    def prepare(self) -> None:
+        """Reads the table. Raises DataError where it cannot."""
+        _load(self._table, self._target, seed=0)
 
+    def epochs(self, config: Config, *, start: Path | None) -> Iterator[tuple[Metrics, Save]]:
+        """Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`.
 
-def evaluate(
-    directory: Path, *, seed: int, data: Path, table: str = "", target: str = ""
-) -> dict[str, float]:
-    """`val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` of the weights in `directory`."""
-    parts = _load(table, target, seed=seed)
-    model = SGDClassifier()
-    _restore(model, directory)
-    figures = {}
-    for name, part in (("val", parts.val), ("test", parts.test)):
-        figures[f"{name}_loss"], figures[f"{name}_accuracy"] = _score(model, *part)
-    return figures
+        `save(directory)` writes one file, state.npz, and `start` is such a directory. An
+        interrupted training equals an uninterrupted one. Raises ValueError for an impossible
+        config, FloatingPointError if training diverges.
+        """
+        parts = _load(self._table, self._target, seed=self.seed)
+        model, done = _build(config, parts), 0
+        if start is not None:
+            done = _restore(model, start)
+        features, labels = parts.train
+        for epoch in range(done + 1, config["epochs"] + 1):
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(labels))
+            try:
+                model.partial_fit(features[order], labels[order], classes=range(parts.classes))
+            except ValueError as error:  # scikit-learn raises it for an overflow
+                raise FloatingPointError(
+                    f"{error} in epoch {epoch} at lr {config['lr']:g}"
+                ) from None
+            metrics = {"loss": _score(model, *parts.train)[0], "epoch": float(epoch)}
+            metrics["val_loss"], metrics["val_accuracy"] = _score(model, *parts.val)
+            if not all(map(math.isfinite, metrics.values())):
+                raise FloatingPointError(
+                    f"a loss is not finite in epoch {epoch} at lr {config['lr']:g}"
+                )
+            yield metrics, partial(_save, model, epoch)
+
+    def evaluate(self, directory: Path) -> Metrics:
+        """`val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` of the saved weights."""
+        parts = _load(self._table, self._target, seed=self.seed)
+        model = SGDClassifier()
+        _restore(model, directory)
+        figures = {}
+        for name, part in (("val", parts.val), ("test", parts.test)):
+            figures[f"{name}_loss"], figures[f"{name}_accuracy"] = _score(model, *part)
+        return figures
 
 
 def _build(config: dict[str, Any], table: Table) -> SGDClassifier:
@@ -127,8 +129,7 @@ def _score(
 
 def _save(model: SGDClassifier, epoch: int, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    unfinished = directory / f".{STATE_FILE}.part"
-    with unfinished.open("wb") as file:
+    with replacing(directory / STATE_FILE) as unfinished, unfinished.open("wb") as file:
         np.savez(
             file,
             epoch=epoch,
@@ -138,7 +139,6 @@ def _save(model: SGDClassifier, epoch: int, directory: Path) -> None:
             coef=model.coef_,
             intercept=model.intercept_,
         )
-    unfinished.replace(directory / STATE_FILE)
 
 
 def _restore(model: SGDClassifier, directory: Path) -> int:

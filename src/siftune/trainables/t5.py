@@ -20,13 +20,12 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import T5Config, T5ForConditionalGeneration
 
-from siftune.space import Space
+from siftune.space import Config, Space
+from siftune.trainables.base import BuiltIn, Metrics, Save
+from siftune.trainables.datasets import DataError
 from siftune.trainables.datasets import text as corpus
-from siftune.trainables.datasets.mnist import DataError
 from siftune.trainables.training import parallel, shards
 from siftune.trainables.training.loop import (
-    Metrics,
-    Save,
     Training,
     default_device,
     plain,
@@ -50,90 +49,111 @@ SPACE: dict[str, Any] = {
     "recompute": False,  # activations in the backward pass, for the memory's sake
     "epochs": 5,
 }
-METRIC = ("bits_per_byte", "min")
 
 HEAD = 64
 VALIDATION_BATCH = 64
 
 
-def prepare(data: Path, **options: Any) -> None:
-    """Looks for text and model, before any trial. Raises DataError where there is none, or too
-    little."""
-    if (model := options.get("model")) and not (Path(model) / "config.json").is_file():
-        raise DataError(f"there is no model of Hugging Face's in {model}: it has no config.json")
-    _load(torch.device("cpu"), 0, **options)
-    corpus.load.cache_clear()  # not for the driver to hold as long as the study runs
+class T5(BuiltIn):
+    """T5 of any size, which learns to guess pieces that were taken out of a text."""
 
+    name = "t5"
+    space = SPACE
+    metric = ("bits_per_byte", "min")
 
-def needless(*, model: str = "", **_: Any) -> tuple[str, ...]:
-    """A given model has its sizes."""
-    return ("hidden_size", "num_heads", "num_layers", "d_ff") if model else ()
+    def __init__(
+        self,
+        *,
+        data: Path,
+        seed: int,
+        text: str = "",
+        length: int = 256,
+        windows: int | None = None,
+        model: str = "",
+    ) -> None:
+        """`text`: a file or a folder; [Python's standard library]. It is cut into windows of
+        `length` tokens, of which `windows` are used; [all]. `model`: a directory with a T5 of
+        Hugging Face's to begin from, and its tokenizer; the config's sizes are then ignored."""
+        super().__init__(data=data, seed=seed)
+        self._text = text
+        self._length = length
+        self._windows = windows
+        self._model = model
 
+    def prepare(self) -> None:
+        """Looks for text and model. Raises DataError where there is none, or too little."""
+        if self._model and not (Path(self._model) / "config.json").is_file():
+            raise DataError(
+                f"there is no model of Hugging Face's in {self._model}: it has no config.json"
+            )
+        self._load(torch.device("cpu"), seed=0)
+        corpus.load.cache_clear()  # the driver needs none of it while the study runs
 
-def epochs(
-    config: dict[str, Any],
-    *,
-    start: Path | None,
-    seed: int,
-    data: Path,
-    text: str = "",
-    length: int = 256,
-    windows: int | None = None,
-    model: str = "",
-) -> Iterator[tuple[Metrics, Save]]:
-    """Trains on the text of a file or a folder, by default Python's standard library, in windows of
-    `length` bytes of which pieces are to be guessed.
+    def unneeded(self) -> tuple[str, ...]:
+        """A given model has its own sizes."""
+        return ("hidden_size", "num_heads", "num_layers", "d_ff") if self._model else ()
 
-    `model`: a directory with a T5 of Hugging Face's to begin from, and its tokenizer; the sizes of
-    the config are not asked for then. Metrics: `loss` (nats per token), `val_loss`, `bits_per_byte`
-    (of the validation's pieces), `epoch`, `samples_per_s` (windows). See `run_epochs` for `start`
-    and saving.
-    """
-    config = plain(config)
-    device = default_device()
-    found = _load(device, seed, text=text, length=length, windows=windows, model=model)
-    with reproducible(seed, 0, device):
-        network: Any = _build(config, model)
-    if config["recompute"]:
-        network.activation_checkpointing_enable({"use_reentrant": False})
-    parallel.shard(network, blocks(network))  # block by block: no GPU ever holds the whole
-    network.to(device)
-    # torch's fused=True is one kernel for all parameters, on the CPU too.
-    optimizer = AdamW(
-        network.parameters(), lr=config["lr"], weight_decay=config["weight_decay"], fused=True
-    )
+    def epochs(self, config: Config, *, start: Path | None) -> Iterator[tuple[Metrics, Save]]:
+        """Metrics: `loss` (nats per token), `val_loss`, `bits_per_byte` (of the pieces taken out
+        for validation), `epoch`, `samples_per_s` (windows). See `run_epochs` for `start`."""
+        config = plain(config)
+        device = default_device()
+        text = self._load(device, self.seed)
+        with reproducible(self.seed, 0, device):
+            network: Any = _build(config, self._model)
+        if config["recompute"]:
+            network.activation_checkpointing_enable({"use_reentrant": False})
+        parallel.shard(network, blocks(network))  # block by block: no GPU ever holds the whole
+        network.to(device)
+        # torch's fused=True is one kernel for all parameters, on the CPU too.
+        optimizer = AdamW(
+            network.parameters(), lr=config["lr"], weight_decay=config["weight_decay"], fused=True
+        )
 
-    def batch_loss(batch: Tensor) -> Tensor:
-        corrupted = corpus.corrupt(found.train[batch], found.vocabulary)
-        return _nats(network, *corrupted) / target_length
+        def batch_loss(batch: Tensor) -> Tensor:
+            corrupted = corpus.corrupt(text.train[batch], text.vocabulary)
+            return _nats(network, *corrupted) / target_length
 
-    target_length = found.val_targets.shape[1]
-    training = Training(
-        config=config,
-        model=network,
-        optimizer=optimizer,
-        batch_loss=batch_loss,
-        validate=partial(_score, network, found),
-        schedule=partial(schedule, config),
-        samples=len(found.train),
-        batch_size=config["batch_size"],
-        epochs=config["epochs"],
-        device=device,
-        accumulation=config["accumulation"],
-        sharded=True,
-    )
-    yield from run_epochs(training, start=start, seed=seed)
+        target_length = text.val_targets.shape[1]
+        training = Training(
+            config=config,
+            model=network,
+            optimizer=optimizer,
+            batch_loss=batch_loss,
+            validate=partial(_score, network, text),
+            schedule=partial(schedule, config),
+            samples=len(text.train),
+            batch_size=config["batch_size"],
+            epochs=config["epochs"],
+            device=device,
+            accumulation=config["accumulation"],
+            sharded=True,
+        )
+        yield from run_epochs(training, start=start, seed=self.seed)
 
+    def evaluate(self, directory: Path) -> Metrics:
+        """`val_loss` and `bits_per_byte` of the weights in `directory`."""
+        device = default_device()
+        text = self._load(device, self.seed)
+        network: Any = _build(shards.info(directory)["config"], self._model)
+        network.to(device)
+        shards.load(directory, network, None)
+        return _score(network, text)
 
-def evaluate(directory: Path, *, seed: int, data: Path, **options: Any) -> dict[str, float]:
-    """`val_loss` and `bits_per_byte` of the weights in `directory`; options as for `epochs`."""
-    device = default_device()
-    found = _load(device, seed, **options)
-    config = shards.info(directory)["config"]
-    network: Any = _build(config, options.get("model", ""))
-    network.to(device)
-    shards.load(directory, network, None)
-    return _score(network, found)
+    def memory_gib(self, space: Space, processes: int) -> float | None:
+        """See `estimate_gib`. None if a given model has its own size."""
+        return None if self._model else estimate_gib(space, processes, length=self._length)
+
+    def _load(self, device: torch.device, seed: int) -> corpus.Text:
+        has_tokenizer = self._model and any(Path(self._model).glob("*tokenizer*"))
+        return corpus.load(
+            self._text,
+            length=self._length,
+            windows=self._windows,
+            seed=seed,
+            device=device,
+            tokenizer=self._model if has_tokenizer else "",  # else it reads bytes
+        )
 
 
 def build(config: dict[str, Any], vocabulary: corpus.Vocabulary) -> T5ForConditionalGeneration:
@@ -169,17 +189,14 @@ def schedule(config: dict[str, Any], optimizer: Optimizer, steps: int) -> LRSche
     return LambdaLR(optimizer, factor)
 
 
-def memory_gib(space: Space, processes: int, *, length: int = 256, **options: Any) -> float | None:
-    """An upper estimate of the memory that each GPU of a trial needs, for the largest of the space;
-    None where a given model says its size.
+def estimate_gib(space: Space, processes: int, *, length: int) -> float:
+    """Returns an upper estimate of the memory that each GPU needs for the largest config.
 
     Weights, their gradients and two moments are 16 bytes a parameter, divided among the GPUs. Two
     blocks are whole at a time, in bf16. Of a layer's activations are kept: 8 times the width, 4
     times the heads' values, 4 times d_ff, in bf16, and the scores of its attention, in all 9 bytes;
     where they are computed again, those of one layer, and the width of all. And 1 GiB for CUDA.
     """
-    if options.get("model"):
-        return None
     config = {name: space.bounds(name)[1] for name in SPACE}
     with torch.device("meta"):
         network = build(config, corpus.Vocabulary())
@@ -206,25 +223,6 @@ def _build(config: dict[str, Any], model: str) -> T5ForConditionalGeneration:
     return T5ForConditionalGeneration.from_pretrained(
         model, local_files_only=True, dropout_rate=config["dropout"], dtype=torch.float32
     )
-
-
-def _load(
-    device: torch.device,
-    seed: int,
-    *,
-    text: str = "",
-    length: int = 256,
-    windows: int | None = None,
-    model: str = "",
-) -> corpus.Text:
-    return corpus.load(
-        text, length=length, windows=windows, seed=seed, device=device, tokenizer=_tokenizer(model)
-    )
-
-
-def _tokenizer(model: str) -> str:
-    """The directory, if the model there reads something else than bytes."""
-    return model if model and any(Path(model).glob("*tokenizer*")) else ""
 
 
 def _nats(network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 import gc
 import os
-import subprocess
 import sys
-from contextlib import suppress
+
+from siftune.machine import gpus
 
 # What the driver uses for a process, its context and kernels, where nvidia-smi does not tell: in a
 # process namespace of its own, with MIG. A guess on the safe side, not measured.
@@ -69,19 +69,7 @@ def _driver_mib(reserved_mib: float) -> float:
     """What the driver has for this process, besides what torch has reserved. Asked once."""
     global _context_mib
     if _context_mib is None:
-        held = _held_mib(os.getpid())
+        held = gpus.process_mib(os.getpid())
         # Where it is less than torch has reserved it is another process's, of another namespace.
         _context_mib = _CONTEXT_MIB if held is None or held < reserved_mib else held - reserved_mib
     return _context_mib
-
-
-def _held_mib(pid: int) -> float | None:
-    """What nvidia-smi says that a process holds, if it knows it."""
-    command = "nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader,nounits"
-    with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command.split(), capture_output=True, text=True, timeout=20)
-        for line in done.stdout.splitlines():
-            number, _, mib = line.partition(",")
-            if number.strip() == str(pid) and mib.strip().isdecimal():  # else [N/A]
-                return float(mib)
-    return None

@@ -18,8 +18,8 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any
 
-from siftune.trainables import TRAINABLES
-from siftune.trainables.user import file as user
+from siftune import trainables
+from siftune.machine.gpus import visible
 from siftune.trial import process, warm
 from siftune.trial.messages import Answer, Begin, Cause, End, Message, Report, Setup
 
@@ -54,7 +54,7 @@ class Server:
     def start(self, connection: Connection, board: Connection | None, gpus: tuple[str, ...]) -> Any:
         """A process of siftune.trial.process that sees these GPUs."""
         forked = isinstance(self._context, ForkServerContext)
-        variables = _visible(gpus)
+        variables = visible(gpus)
         started = self._context.Process(
             target=process.main, args=(connection, board, self.setup, variables, forked)
         )
@@ -83,8 +83,7 @@ class Server:
         own = {"PYTHONSAFEPATH": "1"}  # nothing of this directory under the name of a library
         if self._interface:
             own |= {"GLOO_SOCKET_IFNAME": self._interface, "NCCL_SOCKET_IFNAME": self._interface}
-        modules = ["siftune.trial.process"]
-        modules += ["ray.tune"] if trainable.name in TRAINABLES else user.needed(trainable.name)
+        modules = ["siftune.trial.process", *trainables.modules(trainable.name)]
         if trainable.processes > 1:
             modules.append("siftune.trial.store")
         return own | warm.wanted(trainable.name, modules)
@@ -238,13 +237,6 @@ def _serve(asked: Connection, board: Ask) -> None:
     with suppress(EOFError, OSError):
         while True:
             asked.send(board(*asked.recv()))
-
-
-def _visible(gpus: tuple[str, ...]) -> dict[str, str]:
-    """The variables by which a process sees these GPUs and no other, as Ray has set them here."""
-    names = {"CUDA_VISIBLE_DEVICES"}
-    names |= {n for n in ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES") if n in os.environ}
-    return dict.fromkeys(names, ",".join(gpus))
 
 
 def _oom_kills() -> int:

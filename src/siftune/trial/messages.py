@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from siftune.space import Config
-from siftune.trainables import Trainable
+from siftune.trainables import TrainableSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """Settings that all trials of a study share."""
 
-    trainable: Trainable
+    trainable: TrainableSpec
     study: Path  # the study's directory
     launched_in: Path  # the working directory of the driver
     in_trial_directory: bool = True  # a trial's working directory; else `launched_in`

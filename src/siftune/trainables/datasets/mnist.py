@@ -15,7 +15,6 @@ import sys
 import tarfile
 import tempfile
 import urllib.request
-import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from siftune.machine.files import replacing
+from siftune.trainables.datasets import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,10 +39,6 @@ _REPAIR = "python entrypoints/data.py --data DIR puts it right"
 
 # What is fetched, its bytes so far, and all of them if the source says it.
 Progress = Callable[[str, int, int | None], None]
-
-
-class DataError(ValueError):
-    """A data set that is absent, corrupt or cannot be written, and what to do about it."""
 
 
 class _SourceError(Exception):
@@ -139,23 +137,12 @@ def _check_writable(directory: Path) -> None:
     raw = _raw(directory)
     try:
         raw.mkdir(parents=True, exist_ok=True)
-        with _partial(raw / "probe") as probe:
-            probe.touch()
+        tempfile.TemporaryFile(dir=raw).close()
     except OSError as error:
         raise DataError(
             f"MNIST is not complete in {raw}, and that directory cannot be written to "
             f"({error.strerror}): name another with --data DIR or SIFTUNE_DATA"
         ) from error
-
-
-@contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """A name beside `path` that no other process has; gone at the end unless it was moved."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _install(raw: Path, file: IdxFile, content: bytes, source: str) -> None:
@@ -164,9 +151,8 @@ def _install(raw: Path, file: IdxFile, content: bytes, source: str) -> None:
     if md5 != file.md5:
         raise _SourceError(f"{source}: {file.name} is corrupt (MD5 {md5}, should be {file.md5})")
     try:
-        with _partial(raw / file.name) as temporary:
+        with replacing(raw / file.name) as temporary:
             temporary.write_bytes(content)
-            temporary.replace(raw / file.name)
     except OSError as error:
         raise DataError(f"cannot write {raw / file.name}: {error.strerror}") from error
 

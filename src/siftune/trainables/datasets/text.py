@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from siftune.trainables.datasets.mnist import DataError
+from siftune.trainables.datasets import DataError
 
 NOISE, SPAN = 0.15, 20  # part of a window that is taken out, and mean length of a piece
 _HELD_OUT = 20  # one window of so many is for validation

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from siftune.machine.files import replacing
+from siftune.trainables.base import Metrics, Save
 from siftune.trainables.training import parallel
 
 STATE_FILE = "state.pt"
-
-Metrics = dict[str, float]
-Save = Callable[[Path], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +156,8 @@ def _save(training: Training, epoch: int, directory: Path) -> None:
         "moments": training.optimizer.state_dict()["state"],
     }
     directory.mkdir(parents=True, exist_ok=True)
-    unfinished = directory / f".{STATE_FILE}.part"
-    torch.save(state, unfinished)
-    unfinished.replace(directory / STATE_FILE)
+    with replacing(directory / STATE_FILE) as unfinished:
+        torch.save(state, unfinished)
 
 
 def load_state(directory: Path, device: torch.device) -> dict[str, Any]:

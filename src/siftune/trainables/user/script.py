@@ -1,13 +1,14 @@
-"""The user's own script as a trainable, unchanged: flags in, lines of JSON out.
+"""A script of the user's, unchanged: it takes flags and prints lines of JSON.
 
-    python my_train.py --lr 0.01 --batch-size 64      what it is without siftune
-    {"loss": 0.31, "accuracy": 0.9}                   what it prints once per epoch
+    python my_train.py --lr 0.01 --batch-size 64      how it is run without siftune
+    {"loss": 0.31, "accuracy": 0.9}                   the line that it prints once per epoch
 
-A config's values become its flags. It runs as `__main__` in a process that stays warm: what it
-imports is imported once.
+The values of a config become its flags.
 """
 
+import ast
 import functools
+import importlib.util
 import io
 import json
 import os
@@ -21,15 +22,53 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from siftune.errors import UsageError
-from siftune.machine import imports
+from siftune.machine.packages import how_to_install
+from siftune.space import Config, Space
+from siftune.trainables.base import Report, Trainable
+from siftune.trainables.user.seed import seed_everything
 
-Report = Callable[[dict[str, Any]], None]
 HELP_S = 120.0
+
+# Libraries that are imported before any trial if the script imports them: they keep no state of a
+# trial, and their import takes seconds.
+_HEAVY = {"lightgbm", "lightning", "numpy", "pandas", "pytorch_lightning", "scipy", "sklearn"}
+_HEAVY |= {"torch", "torchvision", "transformers", "xgboost"}
 
 
 def is_script(name: str) -> bool:
     """Whether `--trainable NAME` is a script, and not a function in a file."""
     return ":" not in name and name.endswith(".py")
+
+
+class UserScript(Trainable):
+    """A script that prints its metrics, one process for each trial."""
+
+    several_processes = False
+
+    def __init__(self, name: str, *, seed: int) -> None:
+        """`name`: the script's path."""
+        self._path = Path(name)
+        self._seed = seed
+
+    def mistakes(self, space: Space) -> list[str]:
+        return mistakes(self._path, space.names)
+
+    def default_space(self) -> dict[str, Any]:
+        raise UsageError(
+            f"--trainable {self._path} is a script: give its flags and their domains in "
+            "--space FILE.yaml or FILE.py:NAME"
+        )
+
+    def run(
+        self,
+        config: Config,
+        start: Path | None,
+        report: Report,
+        *,
+        save_in: Callable[[int], Path],
+    ) -> None:
+        seed_everything(self._seed)
+        run(self._path, config, report)
 
 
 def mistakes(path: Path, parameters: Iterable[str]) -> list[str]:
@@ -109,13 +148,29 @@ def _flags(path: Path) -> dict[str, bool]:
         raise UsageError(f"{path} --help takes more than {HELP_S:.0f} s") from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        missing = imports.how_to_have(path) if last.startswith("ModuleNotFoundError") else ""
+        missing = how_to_install(path) if last.startswith("ModuleNotFoundError") else ""
         raise UsageError(f"{path} --help fails: {last}{missing}")
     usage = " ".join(done.stdout.partition("\n\n")[0].split())
     found = re.findall(r"(?<![\w-])(--[A-Za-z0-9][\w-]*)( [^\s\[\]|-][^\s\]|]*)?", usage)
     if not found:
         raise UsageError(f"{path} --help shows no flags: a script takes its values from flags")
     return {flag: bool(value) for flag, value in found if flag != "--help"}
+
+
+@functools.cache
+def heavy_imports(path: Path) -> list[str]:
+    """Returns the heavy libraries that the script imports and that are installed."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return []
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return [name for name in sorted(_HEAVY & names) if importlib.util.find_spec(name)]
 
 
 class _Lines(io.TextIOBase):

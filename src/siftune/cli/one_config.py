@@ -1,4 +1,4 @@
-"""One trial alone: no Ray process, no study directory, a debugger works."""
+"""Trains one config alone, without Ray and without a study directory, so that a debugger works."""
 
 import json
 import tempfile
@@ -8,21 +8,24 @@ from typing import Any
 
 from siftune.errors import UsageError
 from siftune.space import Config
-from siftune.study.study import read, read_yaml
-from siftune.trainables import TRAINABLES, Trainable, module
+from siftune.study.reading import read, read_yaml
+from siftune.trainables import TRAINABLES, TrainableSpec
 from siftune.trial import session
 from siftune.trial.metrics import plain
 
 
 def train(
-    trainable: Trainable,
+    spec: TrainableSpec,
     config: Config,
     on_epoch: Callable[[Mapping[str, Any]], None],
     *,
     save_to: Path | None = None,
 ) -> None:
-    """Trains one config in this process; `on_epoch` gets the metrics of each epoch, `save_to` the
-    weights. The user's own function saves its weights itself."""
+    """Trains one config in this process. `on_epoch` is called with the metrics of each epoch.
+
+    `save_to`: the directory for the weights; a function of the user's saves its weights itself.
+    """
+    trainable = spec.build()
     trainable.prepare()
     session.install()
     with tempfile.TemporaryDirectory() as scratch:
@@ -50,9 +53,9 @@ class _Alone:
 
 
 def evaluate(best: Path, *, data: Path) -> dict[str, float]:
-    """Validation and test metrics of the weights that a best.json names.
+    """Returns the validation and test metrics of the weights that a best.json names.
 
-    Raises UsageError if the file or its weights are not there, or the trainable has no test set.
+    Raises UsageError if the file or its weights are missing, or the trainable is the user's.
     """
     try:
         record = json.loads(best.read_text())
@@ -68,10 +71,11 @@ def evaluate(best: Path, *, data: Path) -> dict[str, float]:
         raise UsageError(f"{best} names weights outside of its study: {record['checkpoint']}")
     if not weights.exists():
         raise UsageError(f"the weights {weights} are not there")
-    trainable = Trainable(
-        name=study.trainable, data=data, seed=study.seed, options=study.trainable_options
+    trainable = TRAINABLES.build(
+        study.trainable, study.trainable_options, data=data, seed=study.seed
     )
     trainable.prepare()
-    evaluate = module(trainable.name).evaluate
-    directory = weights if weights.is_dir() else weights.parent
-    return evaluate(directory, seed=trainable.seed, data=data, **trainable.options)
+    evaluated: dict[str, float] = trainable.evaluate(
+        weights if weights.is_dir() else weights.parent
+    )
+    return evaluated

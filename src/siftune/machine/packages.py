@@ -1,4 +1,4 @@
-"""How libraries are imported, and what to do where one is not there."""
+"""Importing libraries, and advice where one is missing."""
 
 import gc
 import os
@@ -8,9 +8,11 @@ from pathlib import Path
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """No garbage collection: what imports make stays, and to look for garbage in it takes a fifth
-    of their time."""
+def without_gc() -> Iterator[None]:
+    """Pauses garbage collection while libraries are imported.
+
+    The objects that imports create stay. Searching them for garbage takes a fifth of the time.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -21,14 +23,15 @@ def uncollected() -> Iterator[None]:
 
 
 def in_container() -> bool:
+    """Whether this process runs in an Apptainer or Singularity container."""
     return not {"APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"}.isdisjoint(os.environ)
 
 
-def how_to_have(path: Path) -> str:
-    """What to do where the user's file needs a package that is not there."""
+def how_to_install(path: Path) -> str:
+    """Returns the end of an error message: how to add a package that the user's file imports."""
     listed = path.with_name("requirements.txt")
     if not listed.is_file():
         return f": list its package in {listed}"
     if not in_container():
-        return f": install what {listed} lists"
+        return f": install the packages in {listed}"
     return f": make overlay REQUIREMENTS={listed}, and start it with apptainer run --overlay"

@@ -1,0 +1,56 @@
+"""Trains one config alone, without Ray; or evaluates the best weights of a study."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from siftune.cli import flags
+from siftune.errors import UsageError
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="train",
+        description=__doc__,
+        epilog="Hyper-parameters that --set does not fix are drawn from the space with the seed.",
+        allow_abbrev=False,
+    )
+    flags.add_settings(p, ("trainable", "trainable_options", "space", "seed"))
+    weights = p.add_argument_group("weights and data")
+    weights.add_argument(
+        "--from",
+        dest="best",
+        type=Path,
+        metavar="best.json",
+        help="evaluate the weights that it names, on the validation and the test set",
+    )
+    weights.add_argument("--save", type=Path, metavar="DIR", help="where the weights go")
+    flags.add_data(weights)
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    from siftune.cli import one_config
+    from siftune.trainables.datasets import DataError
+
+    try:
+        if arguments.best:
+            for name, value in one_config.evaluate(arguments.best, data=arguments.data).items():
+                print(f"{name}: {value:.6g}")
+            return 0
+        trainable, config = flags.read_trial(vars(arguments))
+        print("config:", *(f"{name}={value}" for name, value in config.items()), flush=True)
+        one_config.train(trainable, config, _show, save_to=arguments.save)
+    except UsageError as error:
+        return flags.say_mistakes("train", error.mistakes)
+    except DataError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _show(metrics: Mapping[str, Any]) -> None:
+    print(*(f"{name}={value:.6g}" for name, value in metrics.items()), flush=True)

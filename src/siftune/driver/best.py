@@ -1,0 +1,33 @@
+"""best.json, written as soon as an epoch is the best of the study."""
+
+from typing import Any
+
+from siftune.driver.progress import Progress
+from siftune.record.journal import Event, Journal
+
+
+class BestWriter:
+    """A sink of events that keeps best.json up to date."""
+
+    def __init__(self, log: Journal) -> None:
+        self._log = log
+
+    def __call__(self, event: Event, progress: Progress) -> None:
+        best = progress.best
+        if best and best.is_of(event["trial"], event.get("epoch", 0)):
+            write_best(self._log, progress)
+
+
+def write_best(log: Journal, progress: Progress) -> None:
+    """Writes best.json, if there is a best epoch."""
+    if (best := progress.best) is None:
+        return
+    content: dict[str, Any] = {"trial": best.trial, "config": best.config}
+    content |= {"metrics": best.metrics, "epoch": best.epoch, "checkpoint": None}
+    if best.checkpoint:
+        files = sorted((log.directory / best.checkpoint).glob("*"))
+        # The path of the weights themselves if the checkpoint is one file.
+        path = files[0] if len(files) == 1 else log.directory / best.checkpoint
+        content["checkpoint"] = str(path.relative_to(log.directory))
+    log.sync()  # else a power cut may leave a best epoch that the journal does not have
+    log.write("best.json", content)

@@ -1,0 +1,26 @@
+"""Files that are replaced in one step: a reader sees the old content or the new, never a part."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(target: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Yields a temporary path beside `target`, and renames the file there to `target` at the end.
+
+    The temporary name is unique, so several processes may write the same file at once. If the block
+    raises, `target` stays as it was and the temporary file is removed. `durable`: the content is
+    on the disk before the new name is, so that a power cut cannot leave an empty file.
+    """
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+    try:
+        yield temporary
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

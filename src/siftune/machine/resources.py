@@ -1,0 +1,52 @@
+"""The CPUs and GPUs that trials may use, on this machine or on the nodes of a Slurm job."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from siftune.machine import gpus, slurm
+
+_ROUNDING = 1e-9  # of quotients of fractions
+
+# Ray's files on this machine are in a directory here, and not in TMPDIR: the path of a socket has
+# at most 107 bytes, and Ray needs most of them. A job uses its site's NODE_TMP.
+LOCAL_TMP = Path("/tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The resources that one node offers to trials."""
+
+    cpus: float
+    gpus: float
+
+    def slots(self, *, cpus_per_trial: float, gpus_per_trial: float) -> int:
+        """Returns how many trials of this size, of at most one GPU each, run here at once."""
+        by_cpu = int(self.cpus / cpus_per_trial + _ROUNDING)
+        if gpus_per_trial == 0:
+            return by_cpu
+        # A fraction stays on one GPU.
+        return min(by_cpu, int(self.gpus) * int(1 / gpus_per_trial + _ROUNDING))
+
+
+def slots(nodes: list[Node], *, cpus_per_trial: float, gpus_per_trial: float) -> int:
+    """Returns how many trials of this size run on the nodes at once.
+
+    A trial on several GPUs has a process for each, with its part of the CPUs. Its GPUs are on one
+    node if one has that many.
+    """
+    processes = max(1, int(gpus_per_trial))
+    cpus, gpus = cpus_per_trial / processes, gpus_per_trial / processes
+    fitting = [node.slots(cpus_per_trial=cpus, gpus_per_trial=gpus) for node in nodes]
+    if max(fitting, default=0) < processes:
+        return sum(fitting) // processes
+    return sum(here // processes for here in fitting)
+
+
+def nodes() -> list[Node]:
+    """Returns the nodes of the Slurm job if its cluster was started for a study, else this
+    machine."""
+    if slurm.job_directory() is None:
+        return [Node(cpus=len(os.sched_getaffinity(0)), gpus=gpus.count())]
+    here = slurm.allocation()
+    return [Node(cpus=here.cpus, gpus=here.gpus)] * here.nodes

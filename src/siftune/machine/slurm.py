@@ -1,0 +1,49 @@
+"""The environment of a Slurm job, and what its scripts leave for the driver.
+
+No other Python module reads SLURM_* variables. Nothing heavy is imported.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def job() -> str | None:
+    """Returns the id of this Slurm job; in a chain of jobs that follow each other, the first one's.
+    None outside a job."""
+    return os.environ.get("SIFTUNE_ORIGIN") or None
+
+
+def job_directory() -> Path | None:
+    """Returns the directory that slurm/tune.sbatch made for its job: address, token, logs."""
+    directory = os.environ.get("SIFTUNE_JOB")
+    return Path(directory) if directory else None
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """The resources of a job on each of its nodes."""
+
+    nodes: int
+    cpus: int
+    gpus: int
+
+
+def allocation() -> Allocation:
+    """Returns the resources of the job that this process is in. Raises KeyError outside a job."""
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ["SLURM_CPUS_ON_NODE"]
+    return Allocation(
+        nodes=int(os.environ["SLURM_JOB_NUM_NODES"]),
+        cpus=int(cpus),
+        gpus=int(os.environ.get("SLURM_GPUS_ON_NODE", "0")),
+    )
+
+
+def describe_job() -> tuple[str, int] | None:
+    """Returns a description of the job that this process is in, and its GPUs on this node.
+    None outside a job."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return None
+    number, nodes = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_JOB_NUM_NODES", "?")
+    cpus, gpus = len(os.sched_getaffinity(0)), int(os.environ.get("SLURM_GPUS_ON_NODE") or 0)
+    return f"job {number} on {nodes} nodes; {cpus} CPUs and {gpus} GPUs on this one", gpus

@@ -1,0 +1,164 @@
+"""report.html: one page about a study, from study.yaml and trials.jsonl, in one file that needs no
+network and runs nothing. Its size is bounded: what there is too much of is thinned or left out."""
+
+import time
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from siftune.machine.files import replacing
+from siftune.record import history
+from siftune.record.history import History
+from siftune.record.journal import Trial
+from siftune.record.wording import duration, place, settings, short
+from siftune.report import figures
+from siftune.report.markup import Markup, join, tag
+
+_ROWS = 2000  # trials that the table shows, the best ones
+_ERRORS = 20  # different errors that are shown
+
+
+def write(directory: Path) -> Path:
+    """Writes report.html into a study directory and returns its path.
+
+    Raises UsageError if the directory holds no readable study, OSError if it cannot be written to.
+    """
+    found = history.load(directory)
+    target = directory / "report.html"
+    with replacing(target) as temporary:
+        temporary.write_text(html(found), encoding="utf-8")
+    return target
+
+
+def html(found: History) -> str:
+    """Returns the whole page."""
+    name = found.study.name
+    parts = [_head(found), *_sections(found)]
+    style = Markup(files("siftune.report").joinpath("style.css").read_text(encoding="utf-8"))
+    head = tag("head", Markup('<meta charset="utf-8">'), tag("title", name), tag("style", style))
+    return f"<!doctype html>\n{tag('html', head, tag('body', *parts), lang='en')}\n"
+
+
+def _sections(found: History) -> Iterator[Markup]:
+    if not found.trials:
+        yield tag("p", "No trial has begun yet.")
+        yield _space(found)
+        return
+    if found.epochs:
+        yield tag("div", figures.best_so_far(found), figures.curves(found), class_="pair")
+    yield tag("div", _space(found), figures.importance(found), class_="pair")
+    if found.epochs:
+        yield figures.scatter(found)
+        yield figures.timeline(found)
+    yield _table(found)
+    yield _errors(found)
+
+
+# ── What it is, and what came of it ─────────────────────────────────────────────────────────────
+
+
+def _head(found: History) -> Markup:
+    study, summary, best = found.study, found.summary, found.best
+    options = ", ".join(f"{k}={short(v)}" for k, v in study.trainable_options.items())
+    what = (
+        f"{study.trainable}{f' ({options})' if options else ''}, {study.metric} to the "
+        f"{study.mode}imum: searcher {study.searcher}, scheduler {study.scheduler}, seed "
+        f"{study.seed}; {study.cpus_per_trial:g} CPU and {study.gpus_per_trial:g} GPU a trial."
+    )
+    written = (
+        f"Written {_clock(time.time())}. State at that time: {found.life()}. "
+        f"The last event is from {_clock(found.last)}."
+    )
+    cards = [("trials", found.states().replace(" trials", ""))]
+    if best:
+        label = f"best {study.metric}, trial {best.trial}, epoch {best.epoch}"
+        cards.insert(0, (label, f"{best.value:.6g}"))
+    if summary:
+        slots = summary["slots"]
+        busy = f"{100 * summary['busy_fraction']:.0f} %"
+        cards.append((f"of the time {slots} slot{'s' * (slots != 1)} busy", busy))
+        if (real := summary.get("gpu_utilisation")) is not None:
+            cards.append(("of the time the GPUs themselves busy", f"{100 * real:.0f} %"))
+        cards.append(("since it began, without interruptions", duration(summary["wall_s"])))
+        waited = f"{duration(summary['suggest_wait_s'])} of slots' time waiting for it"
+        cards.append((f"inside the searcher; {waited}", duration(summary["suggest_s"])))
+    shown = [tag("div", tag("b", value), label) for label, value in cards]
+    note = tag("p", what, Markup("<br>"), written, class_="note")
+    return join(tag("h1", study.name), note, tag("div", *shown, class_="cards"))
+
+
+def _clock(moment: float | None) -> str:
+    if moment is None:
+        return "no time yet"
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(moment))
+
+
+def _space(found: History) -> Markup:
+    space, best = found.study.space, found.best
+    active = space.active(best.config) if best else {}
+    rows = []
+    for name, entry in space.to_dict().items():
+        value = "no effect here" if best else ""
+        value = short(active[name]) if name in active else value
+        domain = short(entry, most=200) if name in space.parameters else "constant"
+        cells = (tag("td", word) for word in (name, value, domain))
+        rows.append(tag("tr", *cells, class_="" if name in active else "off"))
+    title = f"The best config, trial {best.trial}" if best else "The space"
+    parts = [tag("h2", title), _tabular(("parameter", "best", "domain"), rows)]
+    if best:
+        metrics = ", ".join(f"{k} {short(v)}" for k, v in best.metrics.items())
+        parts.append(tag("p", f"After epoch {best.epoch}: {metrics}.", class_="note"))
+    return tag("section", *parts)
+
+
+def _tabular(columns: Sequence[str], rows: Sequence[Markup], kind: str = "") -> Markup:
+    head = tag("thead", tag("tr", *(tag("th", column, scope="col") for column in columns)))
+    return tag("table", head, tag("tbody", *rows), class_=kind)
+
+
+# ── Trial by trial ──────────────────────────────────────────────────────────────────────────────
+
+
+def _table(found: History) -> Markup:
+    def rank(trial: Trial) -> tuple[bool, float]:
+        top = found.tops.get(trial.trial)
+        return top is None, found.study.sign() * top.value if top else 0.0
+
+    trials = sorted(found.trials.values(), key=rank)
+    rows = [_row(found, trial) for trial in trials[:_ROWS]]
+    columns = ("trial", "state", found.study.metric, *["at", "epochs", "time", "where", "config"])
+    title = tag("h2", "Trials, the best first")
+    more = len(trials) - len(rows)
+    note = [tag("p", f"{more} more are in trials.jsonl.", class_="note")] if more else []
+    return join(title, _tabular(columns, rows, "trials"), *note)
+
+
+def _row(found: History, trial: Trial) -> Markup:
+    top = found.tops.get(trial.trial)
+    best = [short(top.value), f"epoch {top.epoch}"] if top else ["–", "–"]
+    numbers = [*best, trial.epoch, duration(trial.seconds)]
+    state = found.state(trial) + (f", {trial.restarts} restarts" if trial.restarts else "")
+    config = top.config if top else trial.config
+    config_words = " ".join(settings(config, found.study.space))
+    words = (short(place(trial.node, trial.gpu)), short(config_words, most=400))
+    cells = [tag("td", trial.trial), tag("td", state)]
+    cells += [tag("td", number, class_="number") for number in numbers]
+    cells += [tag("td", word) for word in words]
+    return tag("tr", *cells, class_=figures.kind(found, trial.trial))
+
+
+def _errors(found: History) -> Markup:
+    """Each different error once, the most frequent first."""
+    failed: dict[str, list[Trial]] = {}
+    for trial in found.trials.values():
+        if trial.error:
+            failed.setdefault(trial.error.strip().splitlines()[-1], []).append(trial)
+    shown = []
+    for line, trials in sorted(failed.items(), key=lambda item: -len(item[1]))[:_ERRORS]:
+        names = short(", ".join(trial.trial for trial in trials), most=200)
+        summary = tag("summary", f"{len(trials)} × {short(line, most=200)}")
+        text = (trials[0].error or "")[-8000:]
+        shown.append(tag("details", summary, tag("p", f"Trials {names}"), tag("pre", text)))
+    more = len(failed) - len(shown)
+    note = [tag("p", f"{more} other errors are in trials.jsonl.", class_="note")] if more else []
+    return join(*([tag("h2", "Errors"), *shown, *note] if shown else []))

@@ -1,0 +1,27 @@
+"""Which searcher goes with which scheduler."""
+
+
+def refusal(searcher: str, scheduler: str) -> str | None:
+    """Returns why the pair cannot work, with one that does; None if it can."""
+    if searcher == "bohb" and scheduler != "bohb":
+        return (
+            f"--searcher bohb cannot work with --scheduler {scheduler}: its model compares configs "
+            "at the epochs where its own scheduler stops them. Use --searcher bohb --scheduler bohb"
+        )
+    if scheduler == "bohb" and searcher != "bohb":
+        return (
+            f"--scheduler bohb cannot work with --searcher {searcher}: it is HyperBand with the "
+            f"model of BOHB. Use --searcher {searcher} --scheduler hyperband, or --searcher bohb"
+        )
+    if scheduler == "pbt" and searcher != "random":
+        return (
+            f"--scheduler pbt cannot work with --searcher {searcher}: PBT changes the configs of "
+            "running trials, so their scores say nothing about the configs that were proposed. "
+            "Use --searcher random --scheduler pbt"
+        )
+    return None
+
+
+def default_scheduler(searcher: str) -> str:
+    """Returns the scheduler of a study that names none."""
+    return "bohb" if searcher == "bohb" else "asha"

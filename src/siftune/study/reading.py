@@ -1,0 +1,143 @@
+"""Reads a request for a study from layers: preset or file, flags, and `--set`."""
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from siftune import trainables
+from siftune.errors import UsageError
+from siftune.searchers import AUTO
+from siftune.space import Space
+from siftune.study import pairs, request
+from siftune.study.planning import complete
+from siftune.study.request import StudyRequest, settings
+from siftune.study.study import Study
+
+# Settings that belong to a trainable, searcher or scheduler. If a later layer names another one,
+# what an earlier layer said of them is not meant for it.
+_BELONGINGS = {
+    "trainable": ("trainable_options", "space", "metric", "mode"),
+    "searcher": ("searcher_options",),
+    "scheduler": ("scheduler_options",),
+}
+
+
+def read(
+    layers: list[Mapping[str, Any]], changes: Mapping[str, Any], *, mark: str | None = None
+) -> StudyRequest:
+    """Returns the request that the layers make, each over those before it, and the `--set` changes.
+
+    A layer's `space` is what `Space.read` takes; without one, the trainable's own is taken. `mark`
+    ends the study's name if none is given; [the time]. Raises UsageError with every mistake.
+    """
+    values = _merge(layers)
+    if values.get("trainable") in trainables.TRAINABLES and "metric" not in values:
+        values["metric"], values["mode"] = trainables.TRAINABLES.load(values["trainable"]).metric
+    mistakes = request.mistakes(values)
+    space: Space | None = None
+    try:
+        space = _space(values).override(changes)
+        if "epochs" in space:
+            mistakes += space.unfit(Space({}, {"epochs": 1}))
+    except UsageError as error:
+        mistakes += error.mistakes
+    searcher, scheduler = values.get("searcher", AUTO), values.get("scheduler")
+    if not mistakes and searcher != AUTO and scheduler is not None:
+        reason = pairs.refusal(searcher, scheduler)
+        mistakes += [] if reason is None else [reason]
+    if mistakes or space is None:
+        raise UsageError(mistakes)
+    name = values.get("name") or _name(values["trainable"], mark)
+    return StudyRequest(**(values | {"space": space, "name": name}))
+
+
+def read_saved(directory: Path) -> Study:
+    """Returns the study in a directory, as its study.yaml has it. Raises UsageError."""
+    path = directory / "study.yaml"
+    asked = read([read_yaml(path)], {})
+    if asked.searcher == AUTO or asked.scheduler is None or asked.trials is None:
+        raise UsageError(f"{path} is not that of a study: it lacks searcher, scheduler or trials")
+    return complete(
+        asked,
+        searcher=asked.searcher,
+        scheduler=asked.scheduler,
+        trials=asked.trials,
+        gpus_per_trial=0,
+    )
+
+
+def read_resumed(directory: Path, changes: Mapping[str, Any]) -> StudyRequest:
+    """Returns the study of an existing directory with these changes, to be continued.
+
+    Raises UsageError if there is no study, or if a change would make it another study.
+    """
+    if not (directory / "study.yaml").is_file():
+        raise UsageError(f"there is no study to resume in {directory}")
+    resumable = [name for name, setting in settings().items() if setting.resumable]
+    if fixed := [name for name in changes if name not in resumable]:
+        raise UsageError(
+            f"--resume goes on with the study as it is and cannot change {', '.join(fixed)}; "
+            f"it can change: {', '.join(resumable)}"
+        )
+    return read([read_yaml(directory / "study.yaml"), changes], {})
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, except that 1e-3 is a number and not text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Returns the value of YAML text. Raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_Loader)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Returns the dictionary in a YAML file. Raises UsageError with the file and line of a typo."""
+    try:
+        values = parse_yaml(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} must hold a dictionary of names and values")
+    return values
+
+
+def _merge(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for layer in layers:
+        for owner, belongings in _BELONGINGS.items():
+            if owner in layer and layer[owner] != values.get(owner):
+                for name in belongings:
+                    values.pop(name, None)
+        for name, value in layer.items():
+            if name.endswith("_options") and isinstance(value, dict):
+                value = values.get(name, {}) | value
+            values[name] = value
+    return values
+
+
+def _space(values: Mapping[str, Any]) -> Space:
+    given = values.get("space")
+    if given is None:
+        return Space.read(trainables.default_space(str(values.get("trainable"))))
+    if isinstance(given, Space):
+        return given
+    if not isinstance(given, Mapping):
+        raise UsageError(f"the space must be a dictionary, got {given!r}")
+    return Space.read(given)
+
+
+def _name(trainable: str, mark: str | None) -> str:
+    stem = Path(str(trainable).partition(":")[0]).stem
+    return f"{stem}-{mark or time.strftime('%Y%m%d-%H%M%S')}"
