@@ -9,7 +9,8 @@ source "$PROJECT/slurm/lib.sh"
 
 main() {
     local version name scratch
-    local -a files=(Makefile README.md SECURITY.md README.svg pyproject.toml containers entrypoints slurm src tests/cluster/README.md)
+    local -a files=(Makefile README.md README.svg SECURITY.md CONTRIBUTING.md CHANGELOG.md pyproject.toml)
+    files+=(containers entrypoints slurm src tests/{,bench/,cluster/}README.md) # the pages that README.md links to
     version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$PROJECT/pyproject.toml")
     name=siftune-$version
     [[ ! -r $PROJECT/tune.sif ]] || files+=(tune.sif)

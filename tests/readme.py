@@ -1,28 +1,30 @@
-"""The parts of the README that are made of what was measured."""
+"""Parts of Markdown pages that are made from measurements."""
 
 import os
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 
 
-def assert_part(name: str, lines: list[str]) -> None:
-    """That what stands in the README behind `<!-- measured: NAME -->` is these lines.
+def assert_part(file: str, name: str, lines: list[str]) -> None:
+    """Asserts that the part `<!-- measured: NAME -->` of a page holds these lines.
 
-    With SIFTUNE_README=write they are written there first.
+    `file` is a path in the repository. With SIFTUNE_README=write the lines are written first.
     """
     if os.environ.get("SIFTUNE_README") == "write":
-        write_part(name, lines)
-    assert README.read_text() == _with_part(name, lines), "SIFTUNE_README=write writes it anew"
+        write_part(file, name, lines)
+    expected = _with_part(file, name, lines)
+    assert (ROOT / file).read_text() == expected, f"SIFTUNE_README=write updates {file}"
 
 
-def write_part(name: str, lines: list[str]) -> None:
-    README.write_text(_with_part(name, lines))
+def write_part(file: str, name: str, lines: list[str]) -> None:
+    """Replaces the part `<!-- measured: NAME -->` of a page with these lines."""
+    (ROOT / file).write_text(_with_part(file, name, lines))
 
 
-def _with_part(name: str, lines: list[str]) -> str:
-    before, begin, rest = README.read_text().partition(f"<!-- measured: {name} -->\n")
+def _with_part(file: str, name: str, lines: list[str]) -> str:
+    before, begin, rest = (ROOT / file).read_text().partition(f"<!-- measured: {name} -->\n")
     _, end, after = rest.partition("<!-- end -->\n")
-    assert begin, f"README.md has no part that is measured: {name}"
-    assert end, f"the part measured: {name} of README.md has no end"
+    assert begin, f"{file} has no part '<!-- measured: {name} -->'"
+    assert end, f"the part '<!-- measured: {name} -->' of {file} has no '<!-- end -->'"
     return before + begin + "\n".join(lines) + "\n" + end + after

@@ -2,8 +2,9 @@
 
     make bench [ARGS="overhead search"]
 
-What was measured goes to results.json, with the date and the machine, and from there into the
-README's table. A benchmark that needs what this machine lacks, a GPU or root, is left as it was.
+The results go to results.json, with the date and the machine, and from there into the tables of
+tests/bench/README.md and README.md. A benchmark that needs a GPU or root keeps its earlier results
+on a machine without one.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import torch
 from siftune.trainables.datasets.mnist import ensure_mnist
 from tests.bench import accuracy, gpu, on_cluster, overhead, packing, samples_per_s, scale, search
 from tests.bench.results import Figures, keep, machine
-from tests.bench.table import table
+from tests.bench.table import FAST, FULL, fast_table, table
 from tests.readme import write_part
 
 
@@ -37,7 +38,8 @@ def main() -> None:
         figures = measure()
         print(name, *(f"  {key} {value:.4g}" for key, value in figures.items()), flush=True)
         keep(name, figures, load)
-    write_part("bench", table())
+    write_part(*FULL, table())
+    write_part(*FAST, fast_table())
 
 
 def _on_mnist(measure: Callable[[Path], Figures]) -> Callable[[], Figures]:
@@ -70,11 +72,11 @@ def _root() -> str:
 
 
 def _no_gpu() -> str:
-    return "these figures are the CPU's" if torch.cuda.is_available() else ""
+    return "it measures the CPU, and this machine has a GPU" if torch.cuda.is_available() else ""
 
 
 def _gpu() -> str:
-    return "" if torch.cuda.is_available() else "no GPU was at hand"
+    return "" if torch.cuda.is_available() else "this machine has no GPU"
 
 
 def _strace() -> str:

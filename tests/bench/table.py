@@ -1,4 +1,7 @@
-"""The README's table of what `make bench` measured, made from results.json."""
+"""Markdown tables of the measurements in results.json.
+
+`table` is the full one, in tests/bench/README.md; `fast_table` is the short one, in README.md.
+"""
 
 import json
 import math
@@ -7,11 +10,20 @@ from typing import Any
 
 RESULTS = Path(__file__).with_name("results.json")
 
-# Benchmark, what is measured, siftune's figure, what is beside it, the ratio; {figure:format}.
-ROWS: list[tuple[str, str, str, str, str]] = [
+# The pages that hold the tables, as paths in the repository, and the name of the part.
+FULL = ("tests/bench/README.md", "bench")
+FAST = ("README.md", "fast")
+
+HEADER = ["| | siftune | compared with | ratio |", "|---|---|---|---|"]
+NEEDS_GPU = ("gpu", "packing")  # benchmarks
+
+# Benchmark, what is measured, siftune's figure, the other side's figure, the ratio. A row without a
+# second entry continues the row above. {figure:format} names a figure of the benchmark.
+Row = tuple[str, str, str, str, str]
+ROWS: list[Row] = [
     (
         "overhead",
-        "seconds that a trial costs beyond its training, a fresh process for each: 256 trials that "
+        "Cost of a trial beyond its training, in a fresh process, in seconds: 256 trials that "
         "import torch and train nothing, 2 slots",
         "{siftune_s:.3f}",
         "Ray Tune, an actor per trial: {ray_s:.2f}",
@@ -21,86 +33,87 @@ ROWS: list[tuple[str, str, str, str, str]] = [
     ("overhead", "", "", "Syne Tune, local: {syne_tune_s:.2f}", "{syne_tune_ratio:.0f}"),
     (
         "overhead",
-        "the same without the start of the worker",
+        "The same, without the start of the worker",
         "{siftune_warm_s:.4f}",
         "",
         "",
     ),
     (
         "overhead",
-        "the same with processes that are reused",
+        "The same, with processes that are reused",
         "{siftune_reuse_warm_s:.4f}",
         "Ray Tune, actors reused: {ray_reuse_warm_s:.4f}",
         "{warm:.1f}",
     ),
     (
         "growth",
-        "the same of the 2,000th trial, and of the 200th, with Optuna's TPE",
+        "The same for the 2,000th trial, compared with the 200th, with Optuna's TPE",
         "{trial_2000_s:.3f}",
         "{trial_200_s:.3f}",
         "{ratio:.2f}",
     ),
     (
         "search",
-        "part of the time that 8 slots wait for a proposal: 48 trials of 1 to 10 epochs of 2 s",
+        "Fraction of the time that 8 slots wait for proposals: 48 trials of 1 to 10 epochs of 2 s",
         "HEBO: {hebo:.3f}, Optuna's GP: {optuna_gp:.3f}, BOHB: {bohb:.5f}",
         "Ray Tune's HEBOSearch: {ray_hebo:.2f}",
         "",
     ),
     (
         "start",
-        "seconds from a job's start to its first epoch, 4 nodes with 2 GPUs each",
+        "Time from the start of a job to its first epoch, in seconds, 4 nodes with 2 GPUs each",
         "{siftune_s:.1f}",
-        "the launch script of Ray's documentation: {recipe_s:.1f}",
+        "the launch script in Ray's documentation: {recipe_s:.1f}",
         "{ratio:.1f}",
     ),
     (
         "start",
-        "the same of trials that import torch",
+        "The same, for trials that import torch",
         "{torch_siftune_s:.1f}",
-        "the launch script of Ray's documentation: {torch_recipe_s:.1f}",
+        "the launch script in Ray's documentation: {torch_recipe_s:.1f}",
         "{torch_ratio:.1f}",
     ),
     (
         "cold",
-        "seconds that `import torch, ray.tune` takes in the image, nothing cached",
+        "Time of `import torch, ray.tune` in the image with nothing cached, in seconds",
         "{image_s:.1f}",
         "the same files unpacked: {unpacked_s:.1f}",
         "{ratio:.2f}",
     ),
     (
         "scaling",
-        "8 trials that sleep on 8 GPUs, against 1 on 1: part of the ideal",
+        "Efficiency of 8 trials that sleep on 8 GPUs, compared with 1 trial on 1 GPU",
         "{efficiency:.2f}",
         "",
         "",
     ),
     (
         "page",
-        "seconds of a job with the 8 trials of the Turpan page's study, 4 nodes with 2 GPUs each",
+        "Time of a job with the 8 trials of the Turpan page's study, in seconds, 4 nodes with "
+        "2 GPUs each",
         "{siftune_s:.0f}",
-        "the page's script and batch file, which run 32: at least {page_s:,.0f}",
+        "the page's script and batch file, which run 32 trials: at least {page_s:,.0f}",
         "at least {ratio:.1f}",
     ),
     (
         "training",
-        "MNIST samples per second on the CPU, 1 thread, batch 64",
+        "MNIST samples per second on the CPU, 1 thread, batch size 64",
         "{siftune:,.0f}",
-        "DataLoader + ToTensor: {plain:,.0f}",
+        "DataLoader and ToTensor: {plain:,.0f}",
         "{ratio:.1f}",
     ),
     (
         "accuracy",
-        "accuracy on MNIST's test set in per cent, 5 seeds, 2 epochs of 10,000 images, on the CPU",
+        "Accuracy on MNIST's test set in per cent, 5 seeds, 2 epochs of 10,000 images, on the CPU",
         "{siftune:.2f} ± {siftune_sd:.2f}",
-        "DataLoader + ToTensor: {plain:.2f} ± {plain_sd:.2f}",
+        "DataLoader and ToTensor: {plain:.2f} ± {plain_sd:.2f}",
         "",
     ),
     (
         "gpu",
-        "MNIST samples per second on a GPU, trials of 3 epochs, batch 64",
+        "MNIST samples per second on a GPU, trials of 3 epochs, batch size 64",
         "{siftune:,.0f}",
-        "DataLoader + ToTensor: {plain:,.0f}",
+        "DataLoader and ToTensor: {plain:,.0f}",
         "{ratio:.0f}",
     ),
     (
@@ -112,26 +125,66 @@ ROWS: list[tuple[str, str, str, str, str]] = [
     ),
     (
         "gpu",
-        "seconds of training on it to 99 % of the validation set, 5 seeds, once warm",
+        "Training time on a GPU to 99 % accuracy on the validation set, in seconds, 5 seeds, after "
+        "a first training in the same process",
         "{to_99_s:.2f}, at most {to_99_longest_s:.2f}",
         "",
         "",
     ),
     (
         "gpu",
-        "accuracy on MNIST's test set in per cent, 5 seeds, 3 epochs of 50,000 images",
+        "Accuracy on MNIST's test set in per cent, 5 seeds, 3 epochs of 50,000 images, on a GPU",
         "{siftune_accuracy:.2f} ± {siftune_accuracy_sd:.2f}",
-        "DataLoader + ToTensor: {plain_accuracy:.2f} ± {plain_accuracy_sd:.2f}",
+        "DataLoader and ToTensor: {plain_accuracy:.2f} ± {plain_accuracy_sd:.2f}",
         "",
     ),
     (
         "packing",
-        "trials per hour of MNIST on a GPU, 3 epochs, batch 64",
+        "MNIST trials per hour on a GPU, 3 epochs, batch size 64",
         "8 processes side by side: {beside:,.0f}",
         "one at a time: {alone:,.0f}",
         "{ratio:.1f}",
     ),
 ]
+
+FAST_ROWS: list[Row] = [
+    (
+        "overhead",
+        "Cost of a trial beyond its training, in a fresh process",
+        "{siftune_s:.3f} s",
+        "Ray Tune, an actor per trial: {ray_s:.2f} s",
+        "{ray_ratio:.0f}",
+    ),
+    (
+        "start",
+        "From the start of a job to its first epoch, 4 nodes, trials that import torch",
+        "{torch_siftune_s:.1f} s",
+        "the launch script in Ray's documentation: {torch_recipe_s:.1f} s",
+        "{torch_ratio:.1f}",
+    ),
+    (
+        "page",
+        "The study of 8 trials on CALMIP's page for Turpan, as one job",
+        "{siftune_s:.0f} s",
+        "the page's script and batch file, which run 32 trials: at least {page_s:,.0f} s",
+        "at least {ratio:.1f}",
+    ),
+    (
+        "training",
+        "MNIST samples per second on the CPU, 1 thread, batch size 64",
+        "{siftune:,.0f}",
+        "DataLoader and ToTensor: {plain:,.0f}",
+        "{ratio:.1f}",
+    ),
+    (
+        "search",
+        "Time that 8 slots wait for HEBO's proposals",
+        "{hebo:.1%}",
+        "Ray Tune's HEBOSearch: {ray_hebo:.0%}",
+        "",
+    ),
+]
+
 SLOTS = (8, 80, 800)
 SCALE = (
     "| {slots} | {reports:.1f} | {delay:.3f} | {p99:.3f} | {cpus:.2f} | {mib:,.0f} | {files:,.0f} |"
@@ -139,42 +192,63 @@ SCALE = (
 
 
 def table() -> list[str]:
-    """Lines of Markdown. What has not been measured says so."""
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    lines = ["| | siftune | beside it | ratio |", "|---|---|---|---|"]
-    for name, what, *cells in ROWS:
-        try:
-            rest = [cell.format(**results.get(name, {}).get("figures", {})) for cell in cells]
-        except KeyError:
-            if not what:  # it belongs to the row above
-                continue
-            why = ": no GPU was at hand" if name in ("gpu", "packing") else ""
-            rest = [f"not measured{why}", "", ""]
-        lines.append(f"| {what} | {' | '.join(rest)} |")
+    """Returns the full table and, below it, the machines and dates, as lines of Markdown."""
+    results = _results()
+    lines = HEADER + _lines(ROWS, results)
     if "scale" in results:
         lines += ["", *_scale(results["scale"]["figures"])]
     return [*lines, "", *_machines(results)]
 
 
+def fast_table() -> list[str]:
+    """Returns the README's five rows and, below them, the machines and dates."""
+    results = _results()
+    measured = {row[0] for row in FAST_ROWS}
+    shown = {name: result for name, result in results.items() if name in measured}
+    machines = _machines(shown)
+    if not any(name in results for name in NEEDS_GPU):
+        machines.append("Not yet measured on a GPU.")
+    return [*HEADER, *_lines(FAST_ROWS, results), "", *machines]
+
+
+def _results() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def _lines(rows: list[Row], results: dict[str, Any]) -> list[str]:
+    """Formats the rows. A row without measurements says so."""
+    lines = []
+    for name, what, *cells in rows:
+        try:
+            rest = [cell.format(**results.get(name, {}).get("figures", {})) for cell in cells]
+        except KeyError:
+            if not what:  # it continues the row above
+                continue
+            rest = [f"Not yet measured{' on a GPU' if name in NEEDS_GPU else ''}", "", ""]
+        lines.append(f"| {what} | {' | '.join(rest)} |")
+    return lines
+
+
 def _scale(figures: dict[str, float]) -> list[str]:
     lines = [
-        "Many slots, simulated: the driver, Ray and all calls are real, and trials, with epochs of "
+        "Many slots, simulated: the driver, Ray and all calls are real. The trials, with epochs of "
         "about 10 s, share a few processes. 800 slots are 200 nodes with 4 GPUs each.",
         "",
-        "| slots | reports a second | seconds to a decision: median | 99 % | driver's CPUs "
-        "| its MiB | file operations a minute in the study's directory |",
+        "| slots | reports per second | seconds to a decision: median | 99th percentile "
+        "| CPUs of the driver | MiB of the driver "
+        "| file operations per minute in the study directory |",
         "|---|---|---|---|---|---|---|",
     ]
     for slots in SLOTS:
         names = {"reports": "reports_per_s", "delay": "delay_s", "p99": "delay_p99_s"}
         names |= {"cpus": "driver_cpus", "mib": "driver_mib", "files": "file_operations_per_minute"}
         row = {short: figures.get(f"{name}_{slots}", math.nan) for short, name in names.items()}
-        lines.append(SCALE.format(slots=slots, **row).replace("nan", "not measured"))
+        lines.append(SCALE.format(slots=slots, **row).replace("nan", "not yet measured"))
     return lines
 
 
 def _machines(results: dict[str, Any]) -> list[str]:
-    """On what, and when."""
+    """Returns a line for each machine and date, with the benchmarks measured there."""
     found: dict[str, list[str]] = {}
     for name, result in results.items():
         machine = result["machine"]

@@ -1,9 +1,12 @@
-"""The README's commands for a cluster: each as it stands there, in its order, by a user on the
-login node. What is exchanged: the site, and the number of the job."""
+"""The documentation's commands for a cluster work as they are written, in their order.
+
+A user on the login node runs them. Only the site and the number of the job are replaced.
+"""
 
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,7 @@ from tests.cluster.conftest import HERE, Cluster, poll
 from tests.cluster.jobs import Job
 
 README = HERE.parent.parent / "README.md"
+TRAINABLES = HERE.parent.parent / "src" / "siftune" / "trainables" / "README.md"
 
 
 # The space of the Turpan page.
@@ -43,9 +47,9 @@ QUICK = "--set epochs=1 --set batch_size=128 --set conv1_channels=8 --set conv2_
 QUICK += "--set conv3_channels=0 --set kernel1=3 --set kernel2=3"
 
 
-def commands(heading: str) -> list[str]:
-    """The lines of the first block under the heading."""
-    section = README.read_text().partition(f"\n{heading}\n")[2]
+def commands(page: Path, heading: str) -> list[str]:
+    """Returns the lines of the first indented block under the heading."""
+    section = page.read_text().partition(f"\n{heading}\n")[2]
     block = re.search(r"((?:    .*\n)+)", section)
     assert block
     return [line.strip() for line in block[1].splitlines()]
@@ -141,7 +145,7 @@ def user(cluster: Cluster, checkout: str, data: str) -> Iterator[User]:
 
 
 def test_every_command_of_the_readme_works_on_a_cluster(user: User) -> None:
-    for line in commands("## On a cluster"):
+    for line in commands(README, "## On a cluster"):
         line = line.replace("SITE=turpan", "SITE=virtual")
         judge = [judge for words, judge in user.judges.items() if line.startswith(words)]
         assert judge, f"how is this to be judged? {line}"
@@ -151,7 +155,7 @@ def test_every_command_of_the_readme_works_on_a_cluster(user: User) -> None:
 def test_the_script_of_the_turpan_page_runs_as_it_is(user: User) -> None:
     user.write("mnist_ddp.py", (HERE.parent / "bench" / "page" / "mnist_ddp.py").read_text())
     user.write("my_space.py", SPACE)
-    train, submit = commands("### From the Turpan page")
+    train, submit = commands(TRAINABLES, "## From the Turpan page")
     user.train(f"export APPTAINER_BIND=/work && {train} {QUICK}")
     submit = submit.replace("SITE=turpan", "SITE=virtual").replace("GPUS=8", "GPUS=2")
     user.submit(submit.replace("--trials 50", f"--trials 2 {QUICK}"))

@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[2]
 def test_the_tarball_unpacks_and_submits(tmp_path: Path) -> None:
     # From a copy, with an image, so that the one of the working tree is left alone.
     source = tmp_path / "source"
-    names = ["Makefile", "README.md", "SECURITY.md", "README.svg", "pyproject.toml"]
-    names += ["tests/cluster/README.md"]
+    names = ["Makefile", "README.md", "README.svg", "SECURITY.md", "CONTRIBUTING.md"]
+    names += ["CHANGELOG.md", "pyproject.toml"]
+    names += [f"tests/{folder}README.md" for folder in ("", "bench/", "cluster/")]
     for name in ("containers", "entrypoints", "slurm", "src"):
         shutil.copytree(ROOT / name, source / name)
     for name in names:

@@ -1,16 +1,20 @@
-"""The README's figures are those that were measured."""
+"""The tables of measurements say what was measured."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.bench import accuracy, gpu
-from tests.bench.table import ROWS, table
+from tests.bench.table import FAST, FULL, ROWS, fast_table, table
 from tests.readme import assert_part
 
 
+def test_the_full_table_is_what_was_measured() -> None:
+    assert_part(*FULL, table())
+
+
 def test_the_table_in_the_readme_is_what_was_measured() -> None:
-    assert_part("bench", table())
+    assert_part(*FAST, fast_table())
 
 
 def test_what_is_measured_on_a_gpu_fills_its_rows(
