@@ -251,4 +251,4 @@ def test_a_trial_that_ran_out_of_memory_has_a_gpu_of_its_own_after_an_interrupti
     trials: dict[str, journal.Trial] = {}
     for event in journal.events(study.directory):
         journal.fold(trials, event)
-    assert (trials[first].cramped, trials[second].cramped) == (True, False)
+    assert (trials[first].needs_whole_gpu, trials[second].needs_whole_gpu) == (True, False)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from siftune.driver import prefetch as ahead
-from siftune.driver.prefetch import Ahead
+from siftune.driver import prefetch
+from siftune.driver.prefetch import Prefetch
 from siftune.driver.progress import Progress
 from siftune.driver.proposals import Proposals
 from siftune.record.journal import Event
@@ -153,8 +153,8 @@ def test_a_searcher_that_raises_ends_none_of_the_processes(
 ) -> None:
     in_processes(RAISES.format(call=call), tmp_path, monkeypatch)
     s = study("bayesopt", searcher_options={"startup": 3})
-    with closing(ahead.build(s, slots=2)) as proposals:
-        assert isinstance(proposals, Ahead)
+    with closing(prefetch.build(s, slots=2)) as proposals:
+        assert isinstance(proposals, Prefetch)
         progress = made(s, proposals, [])
         run(progress)
         assert progress.by_state()["completed"] == TRIALS
@@ -186,7 +186,7 @@ def test_a_process_that_cannot_go_on_is_said_with_its_cause(
 ) -> None:
     s = study("bayesopt", searcher_options={"startup": 3})
     in_processes(text, tmp_path, monkeypatch)
-    with closing(ahead.build(s, slots=2)) as proposals:
+    with closing(prefetch.build(s, slots=2)) as proposals:
         progress = made(s, proposals, [])
         run(progress)
         assert progress.by_state()["completed"] == TRIALS
@@ -200,12 +200,12 @@ def test_processes_that_end_together_are_each_missed_once(
 ) -> None:
     """One is missed while the answer of another is passed on to it."""
     s = study("hebo", searcher_options={"startup": 2})
-    with closing(ahead.build(s, slots=2)) as proposals:
-        assert isinstance(proposals, Ahead)
+    with closing(prefetch.build(s, slots=2)) as proposals:
+        assert isinstance(proposals, Prefetch)
         first, second = proposals._processes
         second._process.kill()
         second._process.wait()
-        theirs, ours = ahead.Pipe()
+        theirs, ours = prefetch.Pipe()
         first.connection.close()
         first.connection = ours
         config = Proposals(s, Random(s.space, seed=0)).ask(3).config
@@ -226,7 +226,7 @@ def test_the_driver_itself_goes_on_where_its_processes_have_ended(
     monkeypatch.setattr(BayesOpt, "suggest", suggest)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     s = study("bayesopt", searcher_options={"startup": 3})
-    with closing(ahead.build(s, slots=2)) as proposals:
+    with closing(prefetch.build(s, slots=2)) as proposals:
         progress = made(s, proposals, [])
         run(progress)
         assert progress.by_state()["completed"] == TRIALS

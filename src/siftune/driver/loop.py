@@ -1,11 +1,9 @@
 """The loop that runs a study's trials: what Progress decides, the slots carry out."""
 
 import math
-import os
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from siftune.backend.placement import Placement, nodes_now
 from siftune.backend.slots import Slot, Slots, Workers
 from siftune.backend.worker import Place
 from siftune.driver.progress import Progress
+from siftune.driver.running import Patience, Running
+from siftune.machine.resources import threads
 from siftune.record.journal import TRIED_AGAIN, Trial
 from siftune.schedulers.base import Clone, Decision, Order, Stop
 from siftune.study.study import Study
@@ -22,7 +22,6 @@ from siftune.trainables import TrainableSpec
 from siftune.trial import checkpoints
 from siftune.trial.messages import Answer, Begin, Cause, End, GpuShare, Message, Report, Setup
 
-_LEAST_PATIENCE_S = 600.0  # with a trial that reports nothing
 _PROPOSAL_S = 0.02  # between two looks for a proposal that is being computed
 _LOOK_S = 1.0  # between two looks at nodes, time limits and trials that hang
 _GRACE_S = 15.0  # for the other processes of a trial, once one has ended
@@ -36,20 +35,6 @@ class Ended:
 
     reason: str
     elsewhere: bool = False  # on other nodes it could: the job is to start again
-
-
-@dataclass(slots=True)
-class _Running:
-    """The run of a trial in a slot."""
-
-    slot: Slot
-    run: str  # its name in checkpoints
-    restored: int  # the epoch it went on from, 0 from the start
-    epoch: int  # the last one reported
-    heard: float  # when it last reported, or began
-    over: Decision | None = None  # it was told to end: pruned, or paused
-    grace: float = math.inf  # when its other processes are killed
-    hung: bool = False
 
 
 def run(
@@ -87,13 +72,14 @@ def run(
         share_gpu=0 < gpus < 1,
         measure_gpu=packing is not None,
         resources=(each,) * trainable.processes,
-        threads=_threads(each["CPU"]),
+        threads=threads(each["CPU"]),
     )
     placement = Placement(
         processes=trainable.processes, cpus=each["CPU"], gpus=each.get("GPU", 0.0), packing=packing
     )
     slots = Slots(setup, placement, left_out, workers or Workers())
-    loop = _Loop(study, progress, directory, slots, left_out, packing, say)
+    patience = Patience(study.report_timeout_s)
+    loop = _Loop(study, progress, directory, slots, left_out, packing, say, patience)
     try:
         return loop.run(stop)
     finally:
@@ -109,10 +95,10 @@ class _Loop:
     left_out: set[str]
     packing: Packing | None
     say: Callable[[str], None]
-    running: dict[str, _Running] = field(default_factory=dict)
+    patience: Patience
+    running: dict[str, Running] = field(default_factory=dict)
     again: list[str] = field(default_factory=list)  # trials to be started once more
     interrupted: set[str] = field(default_factory=set)  # of these: by an end of the study
-    longest_s: float = 0.0  # epoch so far
     ended: Ended | None = None
     said: set[str] = field(default_factory=set)  # kinds of sentences that are said once
     awaits_proposal: bool = False
@@ -151,7 +137,7 @@ class _Loop:
         progress = self.progress
         self.awaits_proposal = False
         for name in list(self.again):
-            whole_gpu = self.packing is not None and progress.trials[name].cramped
+            whole_gpu = self.packing is not None and progress.trials[name].needs_whole_gpu
             if (slot := self._open(whole_gpu=whole_gpu)) is not None:
                 self.again.remove(name)
                 self._start_again(slot, name)
@@ -241,7 +227,7 @@ class _Loop:
     def _start(self, slot: Slot, trial: Trial) -> None:
         epoch, path = self._checkpoint(trial) or (0, None)
         run = _new_run()
-        self.running[trial.trial] = _Running(slot, run, epoch, epoch, time.monotonic())
+        self.running[trial.trial] = Running(slot, run, epoch, epoch, time.monotonic())
         begins = [
             Begin(
                 trial=trial.trial,
@@ -261,7 +247,7 @@ class _Loop:
         if self.packing is None:
             return None
         limit_mib = self.packing.limit_mib(slot.number)
-        whole = limit_mib is not None or trial.cramped
+        whole = limit_mib is not None or trial.needs_whole_gpu
         divide = None if whole else (self.packing.usable_mib, self.packing.most)
         return GpuShare(limit_mib=limit_mib, divide=divide)
 
@@ -280,9 +266,9 @@ class _Loop:
     def _take_report(self, slot: Slot, name: str, report: Report) -> None:
         progress, now = self.progress, self.running[name]
         now.epoch, now.heard = report.epoch, time.monotonic()
-        self.longest_s = max(self.longest_s, report.seconds)
+        self.patience.heard(report.seconds)
         if self.packing:
-            alone = progress.trials[name].cramped
+            alone = progress.trials[name].needs_whole_gpu
             if news := self.packing.report(slot.number, report.gpu_mib, alone=alone):
                 self.say(news)
         node, gpu = slot.where
@@ -335,12 +321,12 @@ class _Loop:
         self.progress.end(name, state, error)
         checkpoints.remove_others(self.directory, name, self.progress.kept(name))
 
-    def _fail(self, name: str, now: _Running, end: End, place: Place) -> None:
+    def _fail(self, name: str, now: Running, end: End, place: Place) -> None:
         record = self.progress.trials[name]
         error = end.error or ""
         cause = Cause.HANG if now.hung else end.cause
         if now.hung:
-            waited = self._patience_s()
+            waited = self.patience.limit_s()
             error = f"no report for {waited:.0f} s: raise --report-timeout if epochs take longer"
         if cause is Cause.ERROR and now.epoch == now.restored > 0:
             cause = Cause.CHECKPOINT  # of before a power cut, perhaps: the one before it will do
@@ -375,16 +361,9 @@ class _Loop:
 
     # ── What takes too long ─────────────────────────────────────────────────────────────────────
 
-    def _patience_s(self) -> float:
-        """How long a running trial may be silent."""
-        if self.study.report_timeout_s is not None:
-            return self.study.report_timeout_s
-        # Configs differ in how long they take, but seldom tenfold.
-        return max(_LEAST_PATIENCE_S, 10 * self.longest_s) if self.longest_s else math.inf
-
     def _end_late(self) -> None:
         """Ends trials that hang, and processes that outlive the others of their trial."""
-        now, patience_s = time.monotonic(), self._patience_s()
+        now, patience_s = time.monotonic(), self.patience.limit_s()
         for running in list(self.running.values()):
             silent_s = now - running.heard
             if silent_s > patience_s and not running.hung and running.over is None:
@@ -410,14 +389,6 @@ class _Loop:
         if kind not in self.said:
             self.said.add(kind)
             self.say(sentence)
-
-
-def _threads(cpus: float) -> int:
-    """How many threads the libraries of a process with so many CPUs may use, unless the user has
-    said so."""
-    with suppress(KeyError, ValueError):
-        return max(1, int(os.environ["OMP_NUM_THREADS"]))
-    return max(1, int(cpus))
 
 
 def _new_run() -> str:

@@ -29,11 +29,11 @@ def build(study: Study, *, slots: int) -> Proposals:
     """How the study's configs are proposed. With one slot each knows all results: to wait for it
     is the price."""
     searcher = study.build_searcher()
-    ahead = slots > 1 and searcher.processes
-    return Ahead(study, searcher) if ahead else Proposals(study, searcher)
+    useful = slots > 1 and searcher.processes > 0
+    return Prefetch(study, searcher) if useful else Proposals(study, searcher)
 
 
-class Ahead(Proposals):
+class Prefetch(Proposals):
     """Proposals from `searcher.processes` processes. If they end, this one computes.
 
     A searcher that raises there does not end its process: see Proposals.
@@ -65,9 +65,9 @@ class Ahead(Proposals):
         self._ended += 1
         self._tell(self._processes, "end", trial, score)
 
-    def ask(self, number: int, *, ahead: int = 0) -> Proposal:
+    def ask(self, number: int, *, prefetch: int = 0) -> Proposal:
         self._collect()
-        last = min(number + ahead, self.study.trials - 1)
+        last = min(number + prefetch, self.study.trials - 1)
         if not self.searcher.is_slow():
             fast = super().ask(number)
             spares = range(number + 1, min(number + len(self._processes), last) + 1)

@@ -134,7 +134,7 @@ class Progress:
         since = time.monotonic() if self._waiting_since is None else self._waiting_since
         self._waiting_since = None
         try:
-            proposal = self.proposals.ask(number, ahead=math.ceil(self.slots / 2))
+            proposal = self.proposals.ask(number, prefetch=math.ceil(self.slots / 2))
         except NotYet:
             self._waiting_since = time.monotonic()
             return None

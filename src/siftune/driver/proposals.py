@@ -69,8 +69,8 @@ class Proposals:
         self._tell_searcher("end", trial, score)
         self.searcher.running.pop(trial, None)
 
-    def ask(self, number: int, *, ahead: int = 0) -> Proposal:
-        """The config of trial `number`, 0 for the first; `ahead`: how many more will be asked for
+    def ask(self, number: int, *, prefetch: int = 0) -> Proposal:
+        """The config of trial `number`, 0 for the first; `prefetch`: how many more will be asked for
         soon. Raises SpaceExhausted, and NotYet."""
         began = time.perf_counter()
         try:

@@ -1,6 +1,7 @@
 """The CPUs and GPUs that trials may use, on this machine or on the nodes of a Slurm job."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,3 +51,13 @@ def nodes() -> list[Node]:
         return [Node(cpus=len(os.sched_getaffinity(0)), gpus=gpus.count())]
     here = slurm.allocation()
     return [Node(cpus=here.cpus, gpus=here.gpus)] * here.nodes
+
+
+def threads(cpus: float) -> int:
+    """Returns how many threads the libraries of a process with so many CPUs may use.
+
+    OMP_NUM_THREADS, if the user has set it to a number, counts instead.
+    """
+    with suppress(KeyError, ValueError):
+        return max(1, int(os.environ["OMP_NUM_THREADS"]))
+    return max(1, int(cpus))

@@ -58,7 +58,7 @@ class Trial:
     node: str | None = None
     gpu: str | None = None
     gpu_mib: float | None = None  # the most that it took of a GPU that is shared
-    cramped: bool = False  # it ran out of memory, and is to have a GPU of its own
+    needs_whole_gpu: bool = False  # it ran out of memory, and is to have a GPU of its own
     clone: str | None = None  # the copy of its donor's checkpoint, until it has trained from there
 
     @property
@@ -89,7 +89,7 @@ def fold(trials: dict[str, Trial], event: Event) -> Trial:
     elif kind == "restart":
         trial.restarts += "donor" not in event
         trial.retries += event.get("cause") in TRIED_AGAIN
-        trial.cramped |= event.get("cause") == "memory"
+        trial.needs_whole_gpu |= event.get("cause") == "memory"
         if "donor" in event:
             trial.config, trial.clone = event["config"], event.get("checkpoint")
             # Its own of that epoch and later were of other weights.

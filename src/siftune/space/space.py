@@ -11,11 +11,9 @@ A parameter whose condition does not hold is inactive and takes a canonical valu
 configs that train the same model are one config.
 """
 
-import ast
 import itertools
 import json
 import math
-import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +22,7 @@ import numpy as np
 
 from siftune.errors import UsageError
 from siftune.space import domains
+from siftune.space.conditions import Condition
 from siftune.space.domains import Domain, Value
 
 Config = dict[str, Value]
@@ -62,7 +61,7 @@ class Space:
         self.parameters = dict(parameters)
         self.constants = dict(constants)
         self._conditions = {
-            p.name: _Condition(p.condition) for p in self.parameters.values() if p.condition
+            p.name: Condition(p.condition) for p in self.parameters.values() if p.condition
         }
         self._order = _dependency_order(self._conditions, self.parameters)
 
@@ -309,84 +308,11 @@ def _constant_mistakes(given: Any) -> list[str]:
     return []
 
 
-# ── Conditions ──────────────────────────────────────────────────────────────────────────────────
-
-_OPERATORS = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.In: lambda a, b: a in b,
-    ast.NotIn: lambda a, b: a not in b,
-}
-
-
-class _Condition:
-    """`conv3_channels > 0 and optimizer != 'sgd'`: read with ast, never evaluated as Python."""
-
-    def __init__(self, text: str) -> None:
-        try:
-            self._node = ast.parse(text, mode="eval").body
-        except (SyntaxError, TypeError, ValueError):
-            raise ValueError(f"cannot read the condition {text!r}") from None
-        self._text = text
-        self.names = sorted({n.id for n in ast.walk(self._node) if isinstance(n, ast.Name)})
-        if not self.names:
-            raise ValueError(f"the condition {text!r} names no parameter")
-        self._check(self._node)
-
-    def holds(self, values: Mapping[str, Value]) -> bool:
-        return bool(self._value(self._node, values))
-
-    def _check(self, node: ast.expr) -> None:
-        if isinstance(node, ast.BoolOp):
-            parts = node.values
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            parts = [node.operand]
-        elif isinstance(node, ast.Compare) and all(type(op) in _OPERATORS for op in node.ops):
-            parts = [part for part in (node.left, *node.comparators) if not _is_constant(part)]
-        elif isinstance(node, ast.Name):
-            return
-        else:
-            raise ValueError(
-                f"the condition {self._text!r} may only compare parameters with constants, "
-                "joined by and, or, not"
-            )
-        for part in parts:
-            self._check(part)
-
-    def _value(self, node: ast.expr, values: Mapping[str, Value]) -> Any:
-        if isinstance(node, ast.Name):
-            return values[node.id]
-        if isinstance(node, ast.BoolOp):
-            combine = all if isinstance(node.op, ast.And) else any
-            return combine(self._value(part, values) for part in node.values)
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            return not self._value(node.operand, values)
-        if isinstance(node, ast.Compare):
-            operands = [self._value(part, values) for part in (node.left, *node.comparators)]
-            return all(
-                _OPERATORS[type(op)](a, b)
-                for op, a, b in zip(node.ops, operands, operands[1:], strict=False)
-            )
-        return ast.literal_eval(node)
-
-
-def _is_constant(node: ast.expr) -> bool:
-    try:
-        ast.literal_eval(node)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
 def _unknown_mistakes(condition: str, space: Mapping[str, Any]) -> list[str]:
     return [
         f"its condition {condition!r} names {unknown!r}, which the space does not have; "
         f"it has: {', '.join(map(str, space))}"
-        for unknown in _Condition(condition).names
+        for unknown in Condition(condition).names
         if unknown not in space
     ]
 
@@ -402,7 +328,7 @@ def _comparison_mistakes(
     }
     mistakes = []
     for p in parameters.values():
-        condition = _Condition(p.condition) if p.condition else None
+        condition = Condition(p.condition) if p.condition else None
         if condition is None or not all(name in options for name in condition.names):
             continue
         for values in itertools.product(*(options[name] for name in condition.names)):
@@ -415,7 +341,7 @@ def _comparison_mistakes(
 
 
 def _dependency_order(
-    conditions: Mapping[str, _Condition], parameters: Mapping[str, Parameter]
+    conditions: Mapping[str, Condition], parameters: Mapping[str, Parameter]
 ) -> list[str]:
     """Parameters, each after those that its condition names. Raises UsageError on a circle."""
     order: list[str] = []

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from siftune.driver import prefetch as ahead
-from siftune.driver.prefetch import Ahead
+from siftune.driver import prefetch
+from siftune.driver.prefetch import Prefetch
 from siftune.driver.progress import Progress
 from siftune.driver.proposals import Proposals
 from siftune.record.journal import Event, trial_name
@@ -74,8 +74,8 @@ def test_each_proposal_knows_the_ends_before_it_and_all_that_runs(
     searcher: str, options: dict[str, Any]
 ) -> None:
     s = study(searcher, options)
-    with closing(ahead.build(s, slots=SLOTS)) as proposals:
-        assert isinstance(proposals, Ahead)
+    with closing(prefetch.build(s, slots=SLOTS)) as proposals:
+        assert isinstance(proposals, Prefetch)
         log = run(s, proposals)
     starts = [event for event in log if event["event"] == "start"]
     assert [event["trial"] for event in starts] == [trial_name(n) for n in range(TRIALS)]
@@ -90,16 +90,16 @@ def test_each_proposal_knows_the_ends_before_it_and_all_that_runs(
 
 
 def test_one_slot_waits_for_its_proposal_and_knows_all() -> None:
-    assert not isinstance(ahead.build(study(), slots=1), Ahead)
+    assert not isinstance(prefetch.build(study(), slots=1), Prefetch)
 
 
 def test_fast_searchers_propose_when_they_are_asked() -> None:
-    assert not isinstance(ahead.build(study("bohb", scheduler="bohb"), slots=8), Ahead)
-    assert not isinstance(ahead.build(study("optuna"), slots=8), Ahead)
+    assert not isinstance(prefetch.build(study("bohb", scheduler="bohb"), slots=8), Prefetch)
+    assert not isinstance(prefetch.build(study("optuna"), slots=8), Prefetch)
 
 
 def processes(proposals: Proposals) -> list[int]:
-    assert isinstance(proposals, Ahead)
+    assert isinstance(proposals, Prefetch)
     return [process._process.pid for process in proposals._processes]
 
 
@@ -109,7 +109,7 @@ def test_without_its_processes_a_study_goes_on(
 ) -> None:
     """Before its first model, and after."""
     s = study("hebo", {"startup": 4})
-    with closing(ahead.build(s, slots=SLOTS)) as proposals:
+    with closing(prefetch.build(s, slots=SLOTS)) as proposals:
         log: list[Event] = []
         progress = Progress(s, proposals, s.build_scheduler(), slots=SLOTS, write=log.append)
         go_on(progress, until=until)
@@ -127,7 +127,7 @@ def test_a_finite_space_is_trained_to_its_end() -> None:
         space={"width": "choice([8, 16, 32])", "x": 0.5, "epochs": 1},
         trials=9,
     )
-    with closing(ahead.build(s, slots=SLOTS)) as proposals:
+    with closing(prefetch.build(s, slots=SLOTS)) as proposals:
         log = run(s, proposals)
     configs = [event["config"]["width"] for event in log if event["event"] == "start"]
     assert sorted(configs) == [8, 16, 32]
@@ -136,8 +136,8 @@ def test_a_finite_space_is_trained_to_its_end() -> None:
 def test_no_process_outlives_its_driver() -> None:
     program = (
         "import os, sys, time\n"
-        "from siftune.driver import prefetch as ahead; from tests.unit.test_ahead import study\n"
-        "p = ahead.build(study(), slots=4); print(p._processes[0]._process.pid, flush=True);"
+        "from siftune.driver import prefetch; from tests.unit.test_prefetch import study\n"
+        "p = prefetch.build(study(), slots=4); print(p._processes[0]._process.pid, flush=True);"
         "time.sleep(60)"
     )
     driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

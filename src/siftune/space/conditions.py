@@ -1,0 +1,78 @@
+"""Conditions under which a parameter matters, such as `conv3_channels > 0`."""
+
+import ast
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+from siftune.space.domains import Value
+
+_OPERATORS = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda a, b: a in b,
+    ast.NotIn: lambda a, b: a not in b,
+}
+
+
+class Condition:
+    """`conv3_channels > 0 and optimizer != 'sgd'`: read with ast, never evaluated as Python."""
+
+    def __init__(self, text: str) -> None:
+        try:
+            self._node = ast.parse(text, mode="eval").body
+        except (SyntaxError, TypeError, ValueError):
+            raise ValueError(f"cannot read the condition {text!r}") from None
+        self._text = text
+        self.names = sorted({n.id for n in ast.walk(self._node) if isinstance(n, ast.Name)})
+        if not self.names:
+            raise ValueError(f"the condition {text!r} names no parameter")
+        self._check(self._node)
+
+    def holds(self, values: Mapping[str, Value]) -> bool:
+        return bool(self._value(self._node, values))
+
+    def _check(self, node: ast.expr) -> None:
+        if isinstance(node, ast.BoolOp):
+            parts = node.values
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            parts = [node.operand]
+        elif isinstance(node, ast.Compare) and all(type(op) in _OPERATORS for op in node.ops):
+            parts = [part for part in (node.left, *node.comparators) if not _is_constant(part)]
+        elif isinstance(node, ast.Name):
+            return
+        else:
+            raise ValueError(
+                f"the condition {self._text!r} may only compare parameters with constants, "
+                "joined by and, or, not"
+            )
+        for part in parts:
+            self._check(part)
+
+    def _value(self, node: ast.expr, values: Mapping[str, Value]) -> Any:
+        if isinstance(node, ast.Name):
+            return values[node.id]
+        if isinstance(node, ast.BoolOp):
+            combine = all if isinstance(node.op, ast.And) else any
+            return combine(self._value(part, values) for part in node.values)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return not self._value(node.operand, values)
+        if isinstance(node, ast.Compare):
+            operands = [self._value(part, values) for part in (node.left, *node.comparators)]
+            return all(
+                _OPERATORS[type(op)](a, b)
+                for op, a, b in zip(node.ops, operands, operands[1:], strict=False)
+            )
+        return ast.literal_eval(node)
+
+
+def _is_constant(node: ast.expr) -> bool:
+    try:
+        ast.literal_eval(node)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,136 @@
+"""The rooms of src/siftune: who may import whom, how large they are, and names in texts."""
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "src" / "siftune"
+
+# A room imports only rooms on lines below its own; rooms on one line do not import each other.
+HOUSE = (
+    ("cli",),
+    ("driver",),
+    ("report", "backend"),
+    ("record", "trial"),
+    ("study",),
+    ("trainables",),
+    ("searchers", "schedulers"),
+    ("space",),
+    ("machine",),
+    ("catalogue",),
+    ("errors",),
+)
+LEVEL = {room: level for level, rooms in enumerate(HOUSE) for room in rooms}
+MOST_ENTRIES = 12  # of a room; the package itself has the rooms
+MOST_LINES = 400  # of a file
+MOST_FUNCTION_LINES = 60
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its name; a package stands for its __init__.py."""
+    found = {}
+    for path in SOURCES.rglob("*.py"):
+        parts = path.relative_to(SOURCES.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules of siftune that a file imports, also inside its functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module in MODULES:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
+
+
+def room(module: str) -> str | None:
+    """The room that a module is in; None: the package itself, which is the public API."""
+    return module.split(".")[1] if "." in module else None
+
+
+def test_imports_point_down_only() -> None:
+    wrong = []
+    for module, path in MODULES.items():
+        if (here := room(module)) is None:
+            continue
+        for other in imports(path):
+            there = room(other)
+            if there != here and (there is None or LEVEL[there] <= LEVEL[here]):
+                wrong.append(f"{module} imports {other}")
+    assert wrong == []
+
+
+def test_every_room_has_its_place() -> None:
+    rooms = {name for module in MODULES if (name := room(module))}
+    assert rooms == set(LEVEL)
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {module: set(imports(path)) - {module} for module, path in MODULES.items()}
+    while graph:
+        leaves = {module for module, others in graph.items() if not others & graph.keys()}
+        assert leaves, f"these import each other: {', '.join(sorted(graph))}"
+        graph = {module: others for module, others in graph.items() if module not in leaves}
+
+
+def test_rooms_have_few_entries() -> None:
+    for directory in [SOURCES, *(path for path in SOURCES.rglob("*") if path.is_dir())]:
+        entries = [p for p in directory.iterdir() if p.suffix == ".py" or p.is_dir()]
+        entries = [p for p in entries if p.name not in ("__pycache__", "__init__.py")]
+        assert len(entries) <= (len(LEVEL) if directory == SOURCES else MOST_ENTRIES), directory
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=lambda p: str(p.relative_to(SOURCES)))
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MOST_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno
+            assert node.end_lineno - node.lineno < MOST_FUNCTION_LINES, node.name
+
+
+def test_module_names_in_texts_are_modules() -> None:
+    """Names that no import checks: catalogues, preloaded modules, `python -m`, the image."""
+    suffixes = {".py", ".sh", ".sbatch", ".def", ".toml", ".md"}
+    wrong = []
+    for folder in ("src", "entrypoints", "containers", "slurm", "tests"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix not in suffixes:
+                continue
+            for name in re.findall(r"(?<![\w./-])siftune(?:\.[a-z_0-9]+)+", path.read_text()):
+                if not _names_something(name):
+                    wrong.append(f"{path.relative_to(ROOT)}: {name}")
+    assert wrong == []
+
+
+# Words that begin like a module's name: labels of the image, files, the public API.
+_OTHERS = re.compile(
+    r"siftune\.(architectures|pth|flavour|inputs|lock|version|parallel|when|egg|tune|sif)\b.*"
+)
+
+
+def _names_something(name: str) -> bool:
+    """Whether it is a module, or an attribute of one."""
+    parts = name.split(".")
+    for end in range(len(parts), 1, -1):
+        if ".".join(parts[:end]) in MODULES:
+            return end >= len(parts) - 2
+    return bool(_OTHERS.fullmatch(name))
+
+
+@pytest.mark.parametrize("name", ["siftune.when", "siftune.parallel"])
+def test_the_public_api_is_there(name: str) -> None:
+    package, _, attribute = name.partition(".")
+    assert hasattr(importlib.import_module(package), attribute)
