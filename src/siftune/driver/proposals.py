@@ -70,8 +70,8 @@ class Proposals:
         self.searcher.running.pop(trial, None)
 
     def ask(self, number: int, *, prefetch: int = 0) -> Proposal:
-        """The config of trial `number`, 0 for the first; `prefetch`: how many more will be asked for
-        soon. Raises SpaceExhausted, and NotYet."""
+        """Returns the config of trial `number`, 0 for the first. `prefetch`: how many more will be
+        asked for soon. Raises SpaceExhausted, and NotYet."""
         began = time.perf_counter()
         try:
             return Proposal(self._fresh(number))
