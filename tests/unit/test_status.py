@@ -87,7 +87,7 @@ def test_each_study_is_a_paragraph_and_one_that_cannot_be_read_hides_no_other(
     result = subprocess.run(command, capture_output=True, text=True)
     assert [text.partition(":")[0] for text in result.stdout.split("\n\n")] == ["a", "b"]
     assert result.returncode == 2
-    assert "c/study.yaml is not YAML" in result.stderr
+    assert "c/study.yaml is not valid YAML" in result.stderr
 
 
 def test_gpus_that_were_looked_at_are_told_apart_from_slots(written: Written) -> None:

@@ -52,7 +52,7 @@ def tune(
         (["--set", "lr=loguniform(0, 1)"], ["'lr'", "log scale must begin above 0"]),
         (["--set", "lr=choice([])"], ["'lr'", "at least one option"]),
         (["--set", "lr=normal(0, 1)"], ["unknown domain 'normal'", "loguniform"]),
-        (["--trials", "0"], ["--trials must be a whole number, at least 1, got 0"]),
+        (["--trials", "0"], ["--trials must be a whole number of at least 1, got 0"]),
         (["--trials", "many"], ["--trials", "'many'"]),
         (["--concurrent", "0"], ["--concurrent", "got 0"]),
         (["--seed", "-1"], ["--seed", "got -1"]),
@@ -95,7 +95,7 @@ def test_all_mistakes_come_in_one_message(tune: Callable[..., str]) -> None:
 def test_yaml_with_a_typo_names_file_and_line(tune: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("trainable: mnist\nspace: {lr: [1, 2\n")
     said = tune("--config", "study.yaml")
-    assert "study.yaml is not YAML" in said
+    assert "study.yaml is not valid YAML" in said
     assert "line" in said
     (tmp_path / "study.yaml").write_text("trainable: mnist\nsercher: hebo\n")
     said = tune("--config", "study.yaml")

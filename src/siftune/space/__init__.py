@@ -1,4 +1,4 @@
-"""The space: hyper-parameters, their domains, and the conditions under which they matter."""
+"""The space: hyper-parameters, their domains and their conditions."""
 
 from siftune.space.space import Config, Parameter, Space, When, key, when
 

@@ -1,4 +1,4 @@
-"""Conditions under which a parameter matters, such as `conv3_channels > 0`."""
+"""Conditions under which a parameter is active, such as `conv3_channels > 0`."""
 
 import ast
 import operator
@@ -20,7 +20,11 @@ _OPERATORS = {
 
 
 class Condition:
-    """`conv3_channels > 0 and optimizer != 'sgd'`: read with ast, never evaluated as Python."""
+    """A condition such as `conv3_channels > 0 and optimizer != 'sgd'`.
+
+    The text is parsed with ast and never evaluated as Python. Raises ValueError if it is not a
+    condition.
+    """
 
     def __init__(self, text: str) -> None:
         try:

@@ -1,14 +1,14 @@
-"""What one hyper-parameter may be, and how searchers see it.
+"""The domain of one hyper-parameter, and the coordinates by which searchers see its values.
 
-A domain is written in three ways that mean the same: as Ray Tune's object
-(`tune.loguniform(1e-5, 1e-2)`), as text (`loguniform(1e-5, 1e-2)`, in YAML, study.yaml and
-`--set`), and as one of the three classes below, which is what the rest of siftune works with.
+A domain has three equivalent forms: a Ray Tune object (`tune.loguniform(1e-5, 1e-2)`), text
+(`loguniform(1e-5, 1e-2)`, in YAML, study.yaml and `--set`), and one of the three classes below.
+The rest of siftune works with the classes.
 
-Searchers do not see values but coordinates, of three kinds:
+Searchers work with coordinates and not with values. There are three kinds of coordinates:
 
-    unit       a float in [0, 1]: a continuous domain, its logarithm taken where it is log
-    level      an int in 0..size-1 whose order means something: integers, numeric choices
-    category   an int in 0..size-1 whose order means nothing
+    unit       a float in [0, 1], linear or logarithmic: real numbers, integers on a log scale
+    level      an int in 0..size-1 whose order has a meaning: integers, numeric choices
+    category   an int in 0..size-1 whose order has no meaning: other choices
 """
 
 import ast
@@ -18,13 +18,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Value = Any  # what YAML can hold: str, int, float, bool, None, or a list of them
+Value = Any  # a YAML value: str, int, float, bool, None, or a list of them
 Kind = Literal["unit", "level", "category"]
 
 
 @dataclass(frozen=True, slots=True)
 class Float:
-    """A real number in [low, high], multiples of `step` only where that is given."""
+    """A real number in [low, high]; only multiples of `step` if that is given."""
 
     low: float
     high: float
@@ -40,7 +40,7 @@ class Float:
 
     @property
     def size(self) -> int | None:
-        """Number of values; None: continuous."""
+        """The number of values, or None if the domain is continuous."""
         if self.low == self.high:
             return 1
         return None if self.step is None else len(self._multiples(self.step))
@@ -60,7 +60,7 @@ class Float:
         if self.step is not None and self.low < self.high:
             multiples = self._multiples(self.step)
             k = min(multiples[-1], max(multiples[0], round(value / self.step)))
-            # 12 digits: 3 * 0.1 is to be 0.3, the same value however it was reached.
+            # Rounded to 12 digits, so that 3 * 0.1 equals 0.3, however the value was computed.
             value = float(f"{k * self.step:.12g}")
         return float(min(self.high, max(self.low, value)))
 
@@ -91,7 +91,7 @@ class Float:
 
 @dataclass(frozen=True, slots=True)
 class Integer:
-    """A whole number in [low, high], both included, multiples of `step` only."""
+    """A whole number in [low, high], both included; only multiples of `step`."""
 
     low: int
     high: int
@@ -149,19 +149,19 @@ class Integer:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of the options; options that are all numbers are ordered, for those who ask."""
+    """One of the options. They are ordered if all of them are numbers."""
 
     options: tuple[Value, ...]
 
     def mistakes(self) -> list[str]:
         if not self.options:
             return ["a choice needs at least one option, got none"]
-        strange = [option for option in self.options if not _is_plain(option)]
-        # Equal is the same, as it is to those who look an option up: 1, 1.0 and True.
+        invalid = [option for option in self.options if not _is_plain(option)]
+        # Equal options are the same option, as in every look-up: 1, 1.0 and True.
         repeated = [o for i, o in enumerate(self.options) if o in self.options[:i]]
         return [
-            *[f"an option must be a number, text or a list, got {_listed(strange)}"]
-            * bool(strange),
+            *[f"an option must be a number, text or a list, got {_listed(invalid)}"]
+            * bool(invalid),
             *[f"a choice must not repeat an option, got {_listed(repeated)}"] * bool(repeated),
         ]
 
@@ -206,7 +206,7 @@ def _is_number(value: Value) -> bool:
 
 
 def plain(value: Any) -> Value:
-    """`value` as YAML holds it: NumPy's numbers as Python's, tuples as lists."""
+    """Returns `value` as a YAML value, with Python numbers for NumPy's and lists for tuples."""
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     is_scalar = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
@@ -214,7 +214,7 @@ def plain(value: Any) -> Value:
 
 
 def _is_plain(value: Value) -> bool:
-    """Whether the value can be written and read back."""
+    """Returns whether the value can be written as text and read back."""
     try:
         return bool(ast.literal_eval(repr(value)) == value)
     except (SyntaxError, ValueError):
@@ -226,7 +226,7 @@ def _listed(values: Sequence[Value]) -> str:
 
 
 def _multiples(low: float, high: float, step: float) -> range:
-    """Every k with k × step in [low, high], up to rounding."""
+    """Returns every k with k × step in [low, high], up to rounding errors."""
     return range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
 
 
@@ -250,7 +250,7 @@ def _range_mistakes(low: float, high: float, log: bool, step: float | None) -> l
 
 
 def _randint(low: int, high: int, *, log: bool = False) -> Integer:
-    return Integer(low, high - 1, log=log)  # as in Ray Tune, high itself is left out
+    return Integer(low, high - 1, log=log)  # as in Ray Tune, high itself is excluded
 
 
 def _choice(options: Any) -> Choice:
@@ -260,7 +260,7 @@ def _choice(options: Any) -> Choice:
     return Choice(tuple(options))
 
 
-# Arguments are called as in Ray Tune.
+# The arguments have the same names as in Ray Tune.
 _BUILDERS: dict[str, Callable[..., Domain]] = {
     "uniform": lambda lower, upper: Float(lower, upper),
     "loguniform": lambda lower, upper: Float(lower, upper, log=True),
@@ -277,10 +277,10 @@ _CALL = re.compile(rf"\s*(tune\.)?({'|'.join(_BUILDERS)})\s*\(")
 
 
 def parse(text: str) -> tuple[Domain, str | None] | None:
-    """The domain and the condition in `loguniform(1e-5, 1e-2)` or `choice([3, 5]) if depth > 2`.
+    """Parses text such as `loguniform(1e-5, 1e-2)` or `choice([3, 5]) if depth > 2`.
 
-    None for text that is no call at all: a plain string value. Raises ValueError for a call
-    that is not one of a domain's, and for one that cannot be read.
+    Returns the domain and the condition, or None for text that is not a call but a plain string
+    value. Raises ValueError for a call that is malformed or that names no domain.
     """
     node = _expression(text)
     if node is None and _CALL.match(text):
@@ -298,13 +298,13 @@ def parse(text: str) -> tuple[Domain, str | None] | None:
         options = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
         return _BUILDERS[name](*arguments, **options), condition
     except (TypeError, ValueError) as error:
-        # Python calls the builders <lambda>; the user calls them by name.
+        # Python's message calls the builders <lambda>; the user knows them by name.
         problem = str(error).replace("<lambda>", name)
         raise ValueError(f"{text!r} is not a domain: {problem}") from None
 
 
 def _expression(text: str) -> ast.expr | None:
-    """The text as a Python expression, its condition completed to `… if … else None`."""
+    """Parses text as a Python expression. Completes a condition to `… if … else None`."""
     for completed in (text, f"{text} else None"):
         try:
             return ast.parse(completed.strip(), mode="eval").body
@@ -317,8 +317,10 @@ def _expression(text: str) -> ast.expr | None:
 
 
 def from_ray(value: Any) -> Domain | None:
-    """The domain of a Ray Tune object, None if `value` is not one. Raises ValueError for those
-    that no searcher can work on (`sample_from`, the unbounded `randn`)."""
+    """Returns the domain of a Ray Tune object, or None if `value` is not such an object.
+
+    Raises ValueError for objects that no searcher supports (`sample_from`, the unbounded `randn`).
+    """
     if isinstance(value, dict) and set(value) == {"grid_search"}:
         return _choice(value["grid_search"])
     if not type(value).__module__.startswith("ray.tune.search.sample"):
@@ -326,7 +328,7 @@ def from_ray(value: Any) -> Domain | None:
     kind, sampler = type(value).__name__, value.get_sampler()
     if kind == "Function":
         raise ValueError(
-            "sample_from cannot be searched: give a domain, and a condition with when()"
+            "sample_from cannot be searched: use a domain, with when() if it has a condition"
         )
     if kind == "Categorical":
         return _choice(value.categories)
@@ -338,5 +340,5 @@ def from_ray(value: Any) -> Domain | None:
     lower, upper = plain(value.lower), plain(value.upper)
     if kind == "Float":
         return Float(lower, upper, log=log, step=step)
-    # Ray keeps the upper bound that was given: left out by randint, included by qrandint.
+    # Ray keeps the upper bound as it was given: randint excludes it, qrandint includes it.
     return Integer(lower, upper - (step is None), log=log, step=1 if step is None else step)

@@ -1,14 +1,14 @@
-"""The space: hyper-parameters, their domains, and the conditions under which they matter.
+"""The space: hyper-parameters, their domains and their conditions.
 
-A condition is said once, beside its domain, and holds for every searcher:
+A condition is written once, with its domain, and applies to every searcher:
 
     SPACE = {
         "conv3_channels": tune.choice([0, 16, 32]),
         "kernel3": when("conv3_channels > 0", tune.choice([3, 5, 7])),
     }
 
-A parameter whose condition does not hold is inactive and takes a canonical value, so that two
-configs that train the same model are one config.
+A parameter whose condition does not hold is inactive and gets a canonical value. Two configs that
+train the same model are therefore the same config.
 """
 
 import itertools
@@ -27,19 +27,19 @@ from siftune.space.domains import Domain, Value
 
 Config = dict[str, Value]
 
-_GRID_LIMIT = 100_000  # points beyond which a finite space is not counted one by one
+_GRID_LIMIT = 100_000  # a finite space with more points is not counted one by one
 
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """A domain that matters only where `condition` holds."""
+    """A domain that is active only if `condition` holds."""
 
     condition: str
     domain: Any
 
 
 def when(condition: str, domain: Any) -> When:
-    """`domain` (Ray Tune's object, or a value) under a condition on other parameters.
+    """Returns `domain` (a Ray Tune object, text or a value) with a condition on other parameters.
 
     The condition compares parameters with constants: `conv3_channels > 0`,
     `scheduler == 'step'`, `optimizer in ('adam', 'adamw') and depth >= 2`.
@@ -55,7 +55,7 @@ class Parameter:
 
 
 class Space:
-    """Parameters and constants. Build one with `Space.read`; it does not change afterwards."""
+    """Parameters and constants. `Space.read` builds a space, which does not change afterwards."""
 
     def __init__(self, parameters: Mapping[str, Parameter], constants: Mapping[str, Value]) -> None:
         self.parameters = dict(parameters)
@@ -67,10 +67,10 @@ class Space:
 
     @classmethod
     def read(cls, mapping: Mapping[str, Any]) -> "Space":
-        """The space of a dictionary of Ray Tune's domains, texts of domains, and constants.
+        """Builds a space from a dictionary of Ray Tune domains, domains as text, and constants.
 
-        Raises UsageError with every mistake: a malformed domain, a condition that cannot be read
-        or that names no parameter.
+        Raises UsageError with every mistake, such as a malformed domain, or a condition that
+        cannot be parsed or that names an unknown parameter.
         """
         parameters: dict[str, Parameter] = {}
         constants: dict[str, Value] = {}
@@ -81,13 +81,13 @@ class Space:
                 continue
             try:
                 domain, condition = _read_entry(given)
-                found = domain.mistakes() if domain else _constant_mistakes(given)
+                entry_mistakes = domain.mistakes() if domain else _constant_mistakes(given)
                 if condition is not None:
-                    found += _unknown_mistakes(condition, mapping)
+                    entry_mistakes += _unknown_mistakes(condition, mapping)
             except (TypeError, ValueError) as error:
-                domain, condition, found = None, None, [str(error)]
-            mistakes += [f"parameter {name!r}: {mistake}" for mistake in found]
-            if found:
+                domain, condition, entry_mistakes = None, None, [str(error)]
+            mistakes += [f"parameter {name!r}: {mistake}" for mistake in entry_mistakes]
+            if entry_mistakes:
                 continue
             if domain is None:
                 constants[name] = domains.plain(given)
@@ -103,9 +103,10 @@ class Space:
         return space
 
     def override(self, settings: Mapping[str, Any]) -> "Space":
-        """This space with some entries replaced; a condition stays unless a new one is given.
+        """Returns a space with some entries replaced. Conditions stay unless new ones are given.
 
-        Raises UsageError for names that the space does not have, and as `read` does.
+        Raises UsageError for names that are not in the space, and for the same mistakes as
+        `read`.
         """
         mistakes = [
             f"unknown parameter {name!r}; the space has: {', '.join(self.names)}"
@@ -124,14 +125,14 @@ class Space:
         return space
 
     def _conditioned(self, name: str, given: Any) -> Any:
-        """`given` under the condition that `name` has, unless it has one itself."""
+        """Returns `given` with the condition of `name`, unless `given` has its own condition."""
         old = self.parameters.get(name)
         if old is None or old.condition is None:
             return given
         try:
             domain, condition = _read_entry(given)
         except (TypeError, ValueError):
-            return given  # for `read` to report
+            return given  # `read` reports the mistake
         return When(old.condition, given) if domain and condition is None else given
 
     def __contains__(self, name: str) -> bool:
@@ -142,7 +143,7 @@ class Space:
         return [*self.parameters, *self.constants]
 
     def bounds(self, name: str) -> tuple[Any, Any]:
-        """The least and the largest value that the number can have."""
+        """Returns the smallest and the largest value of a numeric parameter or constant."""
         if name in self.constants:
             return self.constants[name], self.constants[name]
         domain = self.parameters[name].domain
@@ -151,36 +152,36 @@ class Space:
         return domain.low, domain.high
 
     def unfit(self, other: "Space") -> list[str]:
-        """What keeps it from standing in for the other: names that it lacks, and text or lists
-        where the other has numbers."""
+        """Returns the reasons why this space cannot replace the other: names that it lacks, and
+        text or lists where the other has numbers."""
         lacking = [
             name
             for name in other.names
             if name not in self
             and (name in other.constants or not other.parameters[name].condition)
         ]
-        strange = [
+        wrong = [
             (name, value)
             for name in other.names
             if name in self and other._is_number(name) and not self._is_number(name)
             for value in self._options(name)
             if isinstance(value, str | list)
         ]
-        found = [f"the space has no {', '.join(lacking)}"] * bool(lacking)
-        return found + [f"{name} is a number, got {value!r}" for name, value in strange]
+        mistakes = [f"the space has no {', '.join(lacking)}"] * bool(lacking)
+        return mistakes + [f"{name} must be a number, got {value!r}" for name, value in wrong]
 
     def _is_number(self, name: str) -> bool:
         return not any(isinstance(value, str | list) for value in self._options(name))
 
     def _options(self, name: str) -> tuple[Value, ...]:
-        """The values of a constant or a choice; of another domain none, they are numbers."""
+        """Returns the values of a constant or a choice; () for other domains, which are numeric."""
         if name in self.constants:
             return (self.constants[name],)
         domain = self.parameters[name].domain
         return domain.options if isinstance(domain, domains.Choice) else ()
 
     def to_dict(self) -> dict[str, Value]:
-        """The space as text that `Space.read` takes back, as study.yaml holds it."""
+        """Returns the space in the form of study.yaml, which `Space.read` accepts."""
         written: dict[str, Value] = {
             p.name: f"{p.domain} if {p.condition}" if p.condition else str(p.domain)
             for p in self.parameters.values()
@@ -190,11 +191,11 @@ class Space:
     # ── Configs ─────────────────────────────────────────────────────────────────────────────────
 
     def canonical(self, config: Mapping[str, Value]) -> Config:
-        """`config` with constants added, values snapped to their domains, inactive ones fixed."""
+        """Returns `config` with constants, values snapped to domains, inactive ones at defaults."""
         return self._resolve(config)[0]
 
     def active(self, config: Mapping[str, Value]) -> Config:
-        """The entries of a config that matter: those whose conditions hold."""
+        """Returns the active entries of a config: those whose conditions hold."""
         values, active = self._resolve(config)
         return {name: value for name, value in values.items() if active[name]}
 
@@ -210,7 +211,7 @@ class Space:
         return {name: values[name] for name in self.names}, active
 
     def mistakes(self, config: Mapping[str, Value]) -> list[str]:
-        """What is wrong with a config that someone wrote, [] if nothing."""
+        """Returns a sentence for each mistake in a config that a user wrote."""
         missing = [f"the config lacks {name!r}" for name in self.parameters if name not in config]
         outside = [
             f"{name} must be in {self.parameters[name].domain}, got {value!r}"
@@ -220,7 +221,7 @@ class Space:
         return missing + outside
 
     def sample(self, rng: np.random.Generator) -> Config:
-        """A config drawn at random: uniform in every coordinate."""
+        """Returns a random config, uniform in every coordinate."""
         return self.decode(
             {
                 name: float(rng.random()) if p.domain.kind == "unit" else self._draw(rng, p.domain)
@@ -234,22 +235,22 @@ class Space:
         return int(rng.integers(domain.size))
 
     def encode(self, config: Mapping[str, Value]) -> dict[str, float]:
-        """Coordinates of a config, by parameter; see siftune.space.domains for their kinds."""
+        """Returns the coordinates of a config by parameter; see siftune.space.domains."""
         return {name: p.domain.encode(config[name]) for name, p in self.parameters.items()}
 
     def decode(self, coordinates: Mapping[str, float]) -> Config:
-        """The canonical config at these coordinates."""
+        """Returns the canonical config at these coordinates."""
         return self.canonical(
             {name: p.domain.decode(coordinates[name]) for name, p in self.parameters.items()}
         )
 
     def grid(self) -> Iterator[Config]:
-        """Every distinct config of a finite space, in the order of the parameters' values.
+        """Yields every distinct config of a finite space, in the order of the parameters' values.
 
-        Raises ValueError if a domain is continuous; the sentence says how to discretise it.
+        Raises UsageError if a domain is continuous; the message says how to discretise it.
         """
         mistakes = [
-            f"parameter {name!r} is continuous, which a grid cannot cover: give it steps, as in "
+            f"parameter {name!r} is continuous, so a grid cannot cover it: give it steps, such as "
             f"--set '{name}={_discretised(p.domain)}'"
             for name, p in self.parameters.items()
             if p.domain.size is None
@@ -265,7 +266,7 @@ class Space:
                 yield config
 
     def size(self) -> int | None:
-        """Number of distinct configs; None if infinite, or too many to count one by one."""
+        """Returns the number of distinct configs; None if infinite or too large to count."""
         sizes = [p.domain.size for p in self.parameters.values()]
         counts = [size for size in sizes if size is not None]
         if len(counts) < len(sizes) or math.prod(counts) > _GRID_LIMIT:
@@ -274,7 +275,7 @@ class Space:
 
 
 def key(config: Mapping[str, Value]) -> str:
-    """The same text for the same config, whatever the order of its entries."""
+    """Returns a text that identifies a config, whatever the order of its entries."""
     return json.dumps(config, sort_keys=True)
 
 
@@ -285,11 +286,13 @@ def _discretised(domain: Domain) -> str:
 
 
 def _read_entry(given: Any) -> tuple[Domain | None, str | None]:
-    """Domain and condition of one entry; (None, None) for a constant. Raises ValueError."""
+    """Returns domain and condition of an entry, (None, None) for a constant. Raises ValueError."""
     if isinstance(given, When):
         domain, inner = _read_entry(given.domain)
         if inner:
-            raise ValueError(f"two conditions, {given.condition!r} and {inner!r}: join them by and")
+            raise ValueError(
+                f"two conditions, {given.condition!r} and {inner!r}: join them with 'and'"
+            )
         return domain or domains.Choice((domains.plain(given.domain),)), given.condition
     if isinstance(given, domains.Float | domains.Integer | domains.Choice):
         return given, None
@@ -300,7 +303,7 @@ def _read_entry(given: Any) -> tuple[Domain | None, str | None]:
 
 def _constant_mistakes(given: Any) -> list[str]:
     if isinstance(given, dict):
-        return ["a space is flat, one entry a parameter: give the inner ones names of their own"]
+        return ["a space cannot be nested: make each inner parameter an entry of the space"]
     try:
         json.dumps(domains.plain(given))
     except (TypeError, ValueError):
@@ -320,9 +323,9 @@ def _unknown_mistakes(condition: str, space: Mapping[str, Any]) -> list[str]:
 def _comparison_mistakes(
     parameters: Mapping[str, Parameter], constants: Mapping[str, Value]
 ) -> list[str]:
-    """A sentence for each condition that compares what cannot be compared, as `optimizer > 3`."""
+    """Returns a sentence for each condition that compares different types, as `optimizer > 3`."""
     options = {name: (value,) for name, value in constants.items()} | {
-        # Of numbers, one stands for all.
+        # For a numeric domain one value is enough.
         name: p.domain.options if isinstance(p.domain, domains.Choice) else (p.domain.default(),)
         for name, p in parameters.items()
     }
@@ -343,7 +346,10 @@ def _comparison_mistakes(
 def _dependency_order(
     conditions: Mapping[str, Condition], parameters: Mapping[str, Parameter]
 ) -> list[str]:
-    """Parameters, each after those that its condition names. Raises UsageError on a circle."""
+    """Returns the parameters, each after those that its condition names.
+
+    Raises UsageError if conditions depend on one another.
+    """
     order: list[str] = []
     waiting = list(parameters)
     while waiting:

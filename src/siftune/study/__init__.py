@@ -1,1 +1,1 @@
-"""The study: what is searched, how, and how long."""
+"""A study: what is searched, how and how long."""

@@ -1,16 +1,17 @@
-"""Which searcher goes with which scheduler."""
+"""The rules for combining searchers and schedulers."""
 
 
 def refusal(searcher: str, scheduler: str) -> str | None:
-    """Returns why the pair cannot work, with one that does; None if it can."""
+    """Returns why the pair cannot work and a pair that does, or None if it can work."""
     if searcher == "bohb" and scheduler != "bohb":
         return (
             f"--searcher bohb cannot work with --scheduler {scheduler}: its model compares configs "
-            "at the epochs where its own scheduler stops them. Use --searcher bohb --scheduler bohb"
+            "at the epochs where the scheduler bohb stops them. Use "
+            "--searcher bohb --scheduler bohb"
         )
     if scheduler == "bohb" and searcher != "bohb":
         return (
-            f"--scheduler bohb cannot work with --searcher {searcher}: it is HyperBand with the "
+            f"--scheduler bohb cannot work with --searcher {searcher}: it is HyperBand for the "
             f"model of BOHB. Use --searcher {searcher} --scheduler hyperband, or --searcher bohb"
         )
     if scheduler == "pbt" and searcher != "random":
@@ -23,5 +24,5 @@ def refusal(searcher: str, scheduler: str) -> str | None:
 
 
 def default_scheduler(searcher: str) -> str:
-    """Returns the scheduler of a study that names none."""
+    """Returns the default scheduler for a searcher."""
     return "bohb" if searcher == "bohb" else "asha"

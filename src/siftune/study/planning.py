@@ -1,4 +1,4 @@
-"""Chooses what a request leaves open: searcher, scheduler, and the number of trials."""
+"""Chooses the searcher, scheduler and number of trials that a request leaves open."""
 
 from dataclasses import fields
 from typing import Any
@@ -15,10 +15,11 @@ DEFAULT_TRIALS = 50
 def plan(
     request: StudyRequest, *, slots: int, gpus_per_trial: float | None = None
 ) -> tuple[Study, list[str]]:
-    """Returns the planned study, and a sentence for each choice that the user should know of.
+    """Returns the planned study, and a sentence for each choice that the user should see.
 
-    `slots`: trials that run at once. `gpus_per_trial`: where the request names none; [0]. Raises
-    UsageError for options that searcher or scheduler do not take.
+    `slots` is the number of trials that run at once. `gpus_per_trial` applies if the request has
+    none; the default is 0. Raises UsageError for options that the searcher or the scheduler does
+    not have.
     """
     notes: list[str] = []
     searcher = request.searcher
@@ -51,8 +52,8 @@ def plan(
 
 
 def complete(request: StudyRequest, **chosen: Any) -> Study:
-    """Returns the request as a study. `chosen` has searcher, scheduler and trials, and
-    gpus_per_trial for a request that names none."""
+    """Returns the request as a study. `chosen` must contain searcher, scheduler and trials. Its
+    gpus_per_trial applies only if the request has none."""
     values = {f.name: getattr(request, f.name) for f in fields(request)}
     if request.gpus_per_trial is not None:
         chosen["gpus_per_trial"] = request.gpus_per_trial
@@ -64,11 +65,13 @@ def _trials(request: StudyRequest, searcher: str, notes: list[str]) -> int:
     if searcher == "grid":
         points = sum(1 for _ in request.space.grid())
         if asked is not None and asked < points:
-            notes.append(f"--trials {asked} covers only the first {asked} of the grid's {points}")
+            notes.append(
+                f"--trials {asked} covers only the first {asked} of the grid's {points} configs"
+            )
         return min(asked or points, points)
     trials = asked or DEFAULT_TRIALS
     size = request.space.size()
     if size is not None and size < trials:
-        notes.append(f"the space has {size} distinct configs, so there are {size} trials")
+        notes.append(f"the space has only {size} configs, so the study has {size} trials")
         return size
     return trials

@@ -1,4 +1,4 @@
-"""Presets: studies to start from, by name. `--preset NAME` takes one, and flags change it."""
+"""Presets: named settings. `--preset NAME` selects one, and flags override its values."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mode": "max",
         "trials": 8,
     },
-    # 4.9 billion parameters; on Turpan with --gpus-per-trial 2 or more.
+    # 4.9 billion parameters. On Turpan this needs --gpus-per-trial 2 or more.
     "t5-5b": {
         "trainable": "t5",
         "space": {

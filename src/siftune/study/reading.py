@@ -1,4 +1,4 @@
-"""Reads a request for a study from layers: preset or file, flags, and `--set`."""
+"""Builds a study request from layers: a preset or file, flags, and `--set`."""
 
 import re
 import time
@@ -17,8 +17,8 @@ from siftune.study.planning import complete
 from siftune.study.request import StudyRequest, settings
 from siftune.study.study import Study
 
-# Settings that belong to a trainable, searcher or scheduler. If a later layer names another one,
-# what an earlier layer said of them is not meant for it.
+# Settings that belong to a trainable, searcher or scheduler. If a later layer names a different
+# one, these settings of the earlier layers are dropped.
 _BELONGINGS = {
     "trainable": ("trainable_options", "space", "metric", "mode"),
     "searcher": ("searcher_options",),
@@ -29,10 +29,11 @@ _BELONGINGS = {
 def read(
     layers: list[Mapping[str, Any]], changes: Mapping[str, Any], *, mark: str | None = None
 ) -> StudyRequest:
-    """Returns the request that the layers make, each over those before it, and the `--set` changes.
+    """Builds a request from layers, later ones overriding earlier ones, and the `--set` changes.
 
-    A layer's `space` is what `Space.read` takes; without one, the trainable's own is taken. `mark`
-    ends the study's name if none is given; [the time]. Raises UsageError with every mistake.
+    A layer's `space` has the form that `Space.read` accepts; the default is the trainable's own
+    space. `mark` is the suffix of a generated study name; the default is the time. Raises
+    UsageError with every mistake.
     """
     values = _merge(layers)
     if values.get("trainable") in trainables.TRAINABLES and "metric" not in values:
@@ -56,38 +57,38 @@ def read(
 
 
 def read_saved(directory: Path) -> Study:
-    """Returns the study in a directory, as its study.yaml has it. Raises UsageError."""
+    """Returns the study that study.yaml in a directory describes. Raises UsageError."""
     path = directory / "study.yaml"
-    asked = read([read_yaml(path)], {})
-    if asked.searcher == AUTO or asked.scheduler is None or asked.trials is None:
-        raise UsageError(f"{path} is not that of a study: it lacks searcher, scheduler or trials")
+    saved = read([read_yaml(path)], {})
+    if saved.searcher == AUTO or saved.scheduler is None or saved.trials is None:
+        raise UsageError(f"{path} is not a planned study: searcher, scheduler or trials is missing")
     return complete(
-        asked,
-        searcher=asked.searcher,
-        scheduler=asked.scheduler,
-        trials=asked.trials,
+        saved,
+        searcher=saved.searcher,
+        scheduler=saved.scheduler,
+        trials=saved.trials,
         gpus_per_trial=0,
     )
 
 
 def read_resumed(directory: Path, changes: Mapping[str, Any]) -> StudyRequest:
-    """Returns the study of an existing directory with these changes, to be continued.
+    """Returns the request for resuming the study in a directory, with these changes.
 
-    Raises UsageError if there is no study, or if a change would make it another study.
+    Raises UsageError if there is no study, or if a changed setting cannot change on resume.
     """
     if not (directory / "study.yaml").is_file():
         raise UsageError(f"there is no study to resume in {directory}")
     resumable = [name for name, setting in settings().items() if setting.resumable]
     if fixed := [name for name in changes if name not in resumable]:
         raise UsageError(
-            f"--resume goes on with the study as it is and cannot change {', '.join(fixed)}; "
+            f"--resume continues the study as it is and cannot change {', '.join(fixed)}; "
             f"it can change: {', '.join(resumable)}"
         )
     return read([read_yaml(directory / "study.yaml"), changes], {})
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, except that 1e-3 is a number and not text."""
+    """Loads YAML 1.1 as PyYAML does, except that 1e-3 is a number and not text."""
 
 
 _Loader.add_implicit_resolver(
@@ -96,20 +97,20 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str) -> Any:
-    """Returns the value of YAML text. Raises yaml.YAMLError."""
+    """Parses YAML text. Raises yaml.YAMLError."""
     return yaml.load(text, Loader=_Loader)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Returns the dictionary in a YAML file. Raises UsageError with the file and line of a typo."""
+    """Returns the dictionary in a YAML file. Raises UsageError with file and line of an error."""
     try:
         values = parse_yaml(path.read_text())
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise UsageError(f"{path} must hold a dictionary of names and values")
+        raise UsageError(f"{path} must contain a dictionary of names and values")
     return values
 
 

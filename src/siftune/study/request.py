@@ -1,7 +1,7 @@
-"""A study as it is asked for: one field for each setting, and with it the setting's flag.
+"""The request for a study, with one field for each setting and its flag.
 
-A new setting is one field here. Its flag, its help, its check and whether `--resume` may change it
-are all part of the field; siftune/cli/flags.py derives the command line from them.
+A new setting is one field here. The field defines its flag, its help text, its check and whether
+`--resume` may change it; siftune/cli/flags.py derives the command line from the fields.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from siftune.space import Space
 
 Kind = Literal["text", "number", "duration", "switch", "options", "space"]
-GROUPS = ("what is searched", "how", "budget and resources", "where")
+GROUPS = ("trainable and space", "search method", "budget and resources", "name and directories")
 
-# Returns the rule that a value breaks, or None.
+# A check returns the rule that a value breaks, or None.
 Check = Callable[[Any], str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a field of StudyRequest says about itself."""
+    """The metadata of a field of StudyRequest."""
 
     kind: Kind
     group: str
     help: str = ""
     metavar: str | None = None
-    check: Check | None = None  # of a value that is not None
-    resumable: bool = False  # whether --resume may change it
+    check: Check | None = None  # called for values other than None
+    resumable: bool = False  # True if --resume may change it
 
 
 def flag(name: str) -> str:
@@ -52,7 +52,7 @@ def _whole(least: int) -> Check:
     def check(value: Any) -> str | None:
         if _is_number(value) and value >= least and value == int(value):
             return None
-        return f"a whole number, at least {least}"
+        return f"a whole number of at least {least}"
 
     return check
 
@@ -83,12 +83,14 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def is_name(text: Any) -> bool:
-    """Whether a study may have this name: it is the name of a directory and of a Slurm job."""
+    """Returns whether a study may have this name, which names a directory and a Slurm job."""
     return isinstance(text, str) and NAME.fullmatch(text) is not None
 
 
 def _name(value: Any) -> str | None:
-    return None if is_name(value) else "letters, digits, '.', '_' and '-', at most 64 of them"
+    if is_name(value):
+        return None
+    return "at most 64 letters, digits, '.', '_' and '-', beginning with a letter or a digit"
 
 
 def _dictionary(value: Any) -> str | None:
@@ -116,15 +118,18 @@ def _duration(help: str) -> dict[str, Setting]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRequest:
-    """One search as it is asked for: trainable × space × searcher × scheduler × budget.
+    """The request for one study: trainable × space × searcher × scheduler × budget.
 
-    None stands for a value that is chosen when the study is planned; siftune/study/study.py has
-    the study with all of them chosen.
+    None means that the value is chosen when the study is planned. The planned study, with all
+    values chosen, is in siftune/study/study.py.
     """
 
     name: str = field(
         metadata=_setting(
-            "text", _WHERE, check=_name, help="of the study and its directory; [trainable and time]"
+            "text",
+            _WHERE,
+            check=_name,
+            help="name of the study and its directory; [trainable and time]",
         )
     )
     trainable: str = field(
@@ -162,30 +167,31 @@ class StudyRequest:
     )
     time_limit_s: float | None = field(
         default=None,
-        metadata=_duration("such as 90s, 30m, 4h or 3:30:00; the study then saves and stops"),
+        metadata=_duration("save and stop after this time, such as 90s, 30m, 4h or 3:30:00"),
     )
     cpus_per_trial: float = field(default=1, metadata=_number(_above_zero, help="[1]"))
     gpus_per_trial: float | None = field(
         default=None,
         metadata=_number(
             _gpus,
-            help="a fraction shares a GPU among trials; several train one trial together; "
-            "[1 if there are GPUs, else 0]",
+            help="fraction: several trials share a GPU; 2 or more: one trial uses several GPUs; "
+            "[1 if there are GPUs, otherwise 0]",
         ),
     )
     concurrent: int | None = field(
-        default=None, metadata=_number(_whole(1), help="trials at once; [all that fit]")
+        default=None, metadata=_number(_whole(1), help="number of trials at once; [as many as fit]")
     )
     retries: int = field(
         default=2,
         metadata=_number(
-            _whole(0), help="of a trial whose process crashed, hung or ran out of memory; [2]"
+            _whole(0),
+            help="retries of a trial after a crash, a hang or an out-of-memory error; [2]",
         ),
     )
     report_timeout_s: float | None = field(
         default=None,
         metadata=_duration(
-            "a trial that does not report for this long hangs; "
+            "treat a trial as hung if it does not report for this long; "
             "[10 times the longest epoch, at least 10m]"
         ),
     )
@@ -195,7 +201,7 @@ class StudyRequest:
             "switch",
             _BUDGET,
             check=_switch,
-            help="train one trial after another in each process: for trials of milliseconds",
+            help="train one trial after another in each process; for trials that take milliseconds",
         ),
     )
     workdir: str = field(
@@ -205,35 +211,33 @@ class StudyRequest:
             _WHERE,
             metavar="trial|launch",
             check=_one_of("trial", "launch"),
-            help="a trial's working directory: its own, or the directory of launch; [trial]",
+            help="working directory of a trial: its own, or the launch directory; [trial]",
         ),
     )
 
 
 def settings() -> dict[str, Setting]:
-    """Returns the settings of a study, by the name of their field."""
-    return {f.name: _of(f) for f in fields(StudyRequest)}
+    """Returns the settings of a study by field name."""
+    return {f.name: _setting_of(f) for f in fields(StudyRequest)}
 
 
-def _of(one: Field[Any]) -> Setting:
-    found: Setting = one.metadata["setting"]
-    return found
+def _setting_of(request_field: Field[Any]) -> Setting:
+    setting: Setting = request_field.metadata["setting"]
+    return setting
 
 
 def mistakes(values: Mapping[str, Any]) -> list[str]:
-    """Returns a sentence for each entry that is unknown or has an impossible value."""
+    """Returns a sentence for each entry that is unknown or has an invalid value."""
     known = settings()
     wrong = [
-        f"unknown entry {name!r}; a study has: {', '.join(known)}"
-        for name in values
-        if name not in known
+        f"unknown entry {name!r}; known: {', '.join(known)}" for name in values if name not in known
     ]
     for name, setting in known.items():
         value = values.get(name)
         if value is not None and setting.check and (rule := setting.check(value)):
             wrong.append(f"{flag(name)} must be {rule}, got {value!r}")
     if not values.get("trainable"):
-        wrong.append(f"--trainable is missing: give {next(iter(TRAINABLES))}, or FILE.py:FUNC")
+        wrong.append(f"--trainable is missing: pass {next(iter(TRAINABLES))}, or FILE.py:FUNC")
     wrong += SEARCHERS.name_mistakes(str(values.get("searcher", AUTO)), also=(AUTO,))
     if (scheduler := values.get("scheduler")) is not None:
         wrong += SCHEDULERS.name_mistakes(str(scheduler))

@@ -1,4 +1,4 @@
-"""The study as it runs: everything that was left open in the request is chosen."""
+"""The planned study: a request in which every value has been chosen."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,7 +15,7 @@ DEFAULT_MAX_EPOCHS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study(StudyRequest):
-    """A planned study. All of it is in study.yaml."""
+    """A planned study. study.yaml holds all of its fields."""
 
     searcher: str
     scheduler: str
@@ -28,20 +28,21 @@ class Study(StudyRequest):
 
     @property
     def processes(self) -> int:
-        """The processes of a trial: one for each of its GPUs."""
+        """The number of processes of a trial: one for each of its GPUs, and at least 1."""
         return max(1, int(self.gpus_per_trial))
 
     @property
     def max_epochs(self) -> int:
-        """The most epochs that a trial may train: the scheduler's option of that name, else the
-        largest `epochs` of the space, else 100."""
+        """The maximum number of epochs of a trial: the scheduler's option of that name, otherwise
+        the largest `epochs` of the space, otherwise 100."""
         if "max_epochs" in self.scheduler_options:
             return self.scheduler_options["max_epochs"]
         return int(self.space.bounds("epochs")[1]) if "epochs" in self.space else DEFAULT_MAX_EPOCHS
 
     def last_epoch(self, config: Mapping[str, Any]) -> int | None:
         """Returns the epoch after which a trial of this config ends, even if its function would
-        continue: `epochs`, or the scheduler's option max_epochs. None if neither is given."""
+        continue: the smaller of `epochs` and the scheduler's option max_epochs. None if neither is
+        given."""
         given = (config.get("epochs"), self.scheduler_options.get("max_epochs"))
         return min((int(epochs) for epochs in given if epochs is not None), default=None)
 
@@ -52,12 +53,12 @@ class Study(StudyRequest):
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
     def build_searcher(self) -> Any:
-        """Raises UsageError for options that the searcher does not take."""
+        """Builds the searcher. Raises UsageError for options that it does not have."""
         options = self.searcher_options
         return SEARCHERS.build(self.searcher, options, space=self.space, seed=self.seed)
 
     def build_scheduler(self) -> Any:
-        """Raises UsageError for options that the scheduler does not take."""
+        """Builds the scheduler. Raises UsageError for options that it does not have."""
         return SCHEDULERS.build(
             self.scheduler,
             {k: v for k, v in self.scheduler_options.items() if k != "max_epochs"},
