@@ -6,11 +6,12 @@ from siftune.schedulers.base import Decision, Needs, Scheduler, require
 
 
 class Asha(Scheduler):
-    """At epochs grace_epochs × eta^k only the best 1/eta of those that came so far go on.
+    """Only the best 1/eta of the trials that reach an epoch grace_epochs × eta^k continue.
 
     Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (arXiv:1810.05934), in
-    the form of Ray Tune and Syne Tune: who is not among the best on arrival is stopped at once
-    instead of waiting to be promoted. The first trials at a rung are judged against few.
+    the form of Ray Tune and Syne Tune: a trial that is not among the best when it reaches a rung is
+    stopped at once instead of waiting to be promoted. The first trials to reach a rung are compared
+    with only a few others.
     """
 
     def __init__(self, *, eta: int = 3, grace_epochs: int = 1, **needs: Unpack[Needs]) -> None:

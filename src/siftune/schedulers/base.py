@@ -1,8 +1,8 @@
 """The interface of a scheduler.
 
-A scheduler is told what happened, in the order of the journal, and decides from that alone: told
-the same events again it is in the same state. It starts nothing and stops nothing itself; what
-is to be done is what it answers.
+A scheduler is told the events in the order of the journal, and its decisions depend only on them.
+If it is told the same events again, it reaches the same state. It does not start or stop anything
+itself: its return values say what to do.
 """
 
 from abc import ABC, abstractmethod
@@ -14,16 +14,16 @@ from siftune.space import Config, Space
 
 
 class Decision(Enum):
-    """What becomes of a trial that has reported an epoch."""
+    """The decision about a trial that has reported an epoch."""
 
     CONTINUE = "continue"
     STOP = "stop"
-    PAUSE = "pause"  # it waits, with its checkpoint, for an order
+    PAUSE = "pause"  # the trial keeps its checkpoint and waits for an order
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """The paused trial goes on from its checkpoint."""
+    """The paused trial continues from its checkpoint."""
 
     trial: str
 
@@ -37,8 +37,8 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """The paused trial goes on from the donor's checkpoint, with this config. The checkpoint is
-    the one of the epoch at which the trial paused: the donor may have gone on since."""
+    """The paused trial continues from the donor's checkpoint, with this config. The checkpoint is
+    that of the epoch at which the trial paused, even if the donor has continued since."""
 
     trial: str
     donor: str
@@ -49,7 +49,7 @@ Order = Resume | Stop | Clone
 
 
 class Needs(TypedDict):
-    """What every scheduler is built with, beside its options: one call builds any of them."""
+    """Constructor arguments that all schedulers have, so that one call can build any of them."""
 
     max_epochs: int  # the largest number of epochs that a trial may train
     seed: int
@@ -58,13 +58,13 @@ class Needs(TypedDict):
 
 
 class Scheduler(ABC):
-    """Decides which trials go on. Scores are always to be minimised, and never NaN.
+    """Decides which trials continue. Scores are always minimised, and never NaN.
 
-    A scheduler ends no trial for having trained `max_epochs`: that is not a judgement on it.
+    A scheduler does not stop a trial for having trained `max_epochs`: such a trial is completed.
     """
 
     def __init__(self, *, max_epochs: int, seed: int, space: Space, trials: int) -> None:
-        """Raises ValueError for numbers that cannot be."""
+        """Raises ValueError for a number out of its range."""
         require("max_epochs", max_epochs, 1)
         require("seed", seed, 0)
         require("trials", trials, 1)
@@ -74,23 +74,23 @@ class Scheduler(ABC):
         self.trials = trials
 
     def length(self, config: Config) -> int:
-        """The epochs that a trial of this config trains: after the last it ends by itself."""
+        """Returns the number of epochs after which a trial of this config is completed."""
         return min(self.max_epochs, config.get("epochs", self.max_epochs))
 
     def begin(self, trial: str, config: Config) -> None:
-        """A trial has begun."""
+        """Records that a trial has begun."""
 
     @abstractmethod
     def report(self, trial: str, epoch: int, score: float) -> Decision:
-        """The trial has trained this epoch (1, 2, …) and reached this score in it."""
+        """Records the score of a trial at an epoch (1, 2, …), and returns the decision about it."""
 
     def end(self, trial: str) -> None:
-        """The trial is over: completed, stopped or failed. Comes once per trial."""
+        """Records that a trial has completed, failed or was stopped. Called once per trial."""
 
     def orders(self, *, idle: bool = False) -> list[Order]:
-        """What is to be done with paused trials: at most one order each, the same answer until
-        it is carried out (a `report`, or an `end`, of that trial). `idle`: nothing is running and
-        no new trial will begin, so that whoever waits for more to arrive must not any longer."""
+        """Returns what to do with paused trials, at most one order for each. An order is repeated
+        until it is carried out, that is, until a `report` or an `end` of that trial. `idle` means
+        that nothing is running and no new trial will begin, so that waiting for others must end."""
         return []
 
 

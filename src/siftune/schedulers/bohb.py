@@ -7,7 +7,7 @@ class BohbHyperBand(HyperBand):
     """HyperBand's brackets, unchanged.
 
     Falkner et al. 2018, "BOHB: Robust and Efficient Hyperparameter Optimization at Scale"
-    (arXiv:1807.01774): HyperBand decides how long each config is trained, and where HyperBand
-    draws configs at random a model proposes them. That model is the searcher `bohb`; nothing is
-    left for the scheduler but to be HyperBand. The name says that the two go together.
+    (arXiv:1807.01774): HyperBand decides how long each config is trained, and a model proposes the
+    configs that HyperBand would draw at random. The model is the searcher `bohb`, so the scheduler
+    is plain HyperBand. Its name shows that the two belong together.
     """

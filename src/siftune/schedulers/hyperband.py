@@ -1,4 +1,4 @@
-"""HyperBand: successive halving in brackets that trade number of trials against epochs of each."""
+"""HyperBand: successive halving in brackets that trade the number of trials for their length."""
 
 from dataclasses import dataclass, field
 from typing import Unpack
@@ -8,10 +8,10 @@ from siftune.space import Config
 
 
 def brackets(max_epochs: int, eta: int) -> list[tuple[int, list[int]]]:
-    """How many trials each bracket takes, and the epochs at which its rungs end.
+    """Returns the number of trials of each bracket, and the epochs at which its rungs end.
 
-    Algorithm 1 of the paper, with n = ceil((s_max + 1) / (s + 1) × eta^s) trials in bracket s and
-    epochs rounded down: for 81 epochs and eta 3, the first is (81, [1, 3, 9, 27, 81]).
+    This is algorithm 1 of the paper, with n = ceil((s_max + 1) / (s + 1) × eta^s) trials in bracket
+    s and epochs rounded down. For 81 epochs and eta 3, the first is (81, [1, 3, 9, 27, 81]).
     """
     s_max = 0
     while eta ** (s_max + 1) <= max_epochs:
@@ -33,16 +33,16 @@ class _Bracket:
 
 
 class HyperBand(Scheduler):
-    """Trials pause at their rung's end until all of the rung are there; the best 1/eta go on.
+    """Trials pause at the end of a rung until all have reached it; the best 1/eta continue.
 
     Li et al. 2018, "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization"
-    (arXiv:1603.06560). Trials fill one bracket after the other as they begin, and after the last
-    bracket comes the first again. A paused trial holds no slot, so that others begin meanwhile.
+    (arXiv:1603.06560). New trials fill one bracket after the other, and after the last bracket the
+    first comes again. A paused trial does not occupy a slot, so other trials begin meanwhile.
 
-    A trial that is over, for whatever reason, or has trained all `epochs` of its config, keeps
-    nobody waiting, and counts in the size of its rung. The last bracket takes only as many as are
-    planned; if those do not come either, it is decided once nothing runs. At least one of a rung
-    goes on.
+    A trial that has ended for any reason, or has trained all `epochs` of its config, is not waited
+    for, but counts in the size of its rung. The last bracket is only as large as the number of
+    trials still planned. If some of them never begin, the bracket is decided once nothing is
+    running. At least one trial of a rung continues.
     """
 
     def __init__(self, *, eta: int = 3, **needs: Unpack[Needs]) -> None:
@@ -53,10 +53,10 @@ class HyperBand(Scheduler):
         self._plan = brackets(self.max_epochs, eta)
         self._brackets: list[_Bracket] = []
         self._bracket_of: dict[str, _Bracket] = {}
-        self._epoch: dict[str, int] = {}  # the last one of each trial
+        self._epoch: dict[str, int] = {}  # the last epoch of each trial
         self._length: dict[str, int] = {}
         self._scores: dict[tuple[str, int], float] = {}  # at milestones
-        self._ended: set[str] = set()  # or have nothing left to train
+        self._ended: set[str] = set()  # trials that ended or have nothing left to train
 
     def begin(self, trial: str, config: Config) -> None:
         if not self._brackets or self._is_closed(self._brackets[-1]):
@@ -67,7 +67,8 @@ class HyperBand(Scheduler):
         self._length[trial] = self.length(config)
 
     def _is_closed(self, bracket: _Bracket) -> bool:
-        """Whether the bracket is full, or has been decided without: then some have gone on."""
+        """Returns whether the bracket is full, or was decided before it was full: then some of its
+        trials have continued."""
         return len(bracket.trials) >= bracket.capacity or any(
             self._epoch[t] > first for first in bracket.milestones[:1] for t in bracket.trials
         )
@@ -91,8 +92,8 @@ class HyperBand(Scheduler):
         self._ended.add(trial)
 
     def orders(self, *, idle: bool = False) -> list[Order]:
-        # Worked out anew from what was told, rather than remembered, so that it is the same
-        # whenever it is asked, and after any part of an earlier answer has been carried out.
+        # Computed from the recorded events and not stored. The result is therefore the same at any
+        # time, and after any part of an earlier result has been carried out.
         return [order for bracket in self._brackets for order in self._decide(bracket, idle)]
 
     def _decide(self, bracket: _Bracket, idle: bool) -> list[Order]:
@@ -104,8 +105,8 @@ class HyperBand(Scheduler):
             arrived = [t for t in entered if (t, milestone) in self._scores]
             if any(t not in arrived and t not in self._ended for t in entered):
                 break
-            # Those who are over keep their place among the best: whether they ended before or
-            # after the decision, it is the same decision.
+            # Trials that have ended keep their place among the best. The decision is the same
+            # whether they ended before or after it.
             arrived.sort(key=lambda t: self._scores[t, milestone])
             best = arrived[: max(1, len(entered) // self._eta)]
             orders += [

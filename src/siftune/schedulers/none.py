@@ -4,7 +4,7 @@ from siftune.schedulers.base import Decision, Scheduler
 
 
 class NoScheduler(Scheduler):
-    """Stops nothing."""
+    """Stops no trial."""
 
     def report(self, trial: str, epoch: int, score: float) -> Decision:
         return Decision.CONTINUE

@@ -1,4 +1,4 @@
-"""Population based training: the worst go on from the weights of the best, a little changed."""
+"""Population based training: the worst trials continue from the weights of the best."""
 
 import math
 from typing import Unpack
@@ -17,17 +17,17 @@ from siftune.schedulers.base import (
 from siftune.space import Config
 from siftune.space.domains import Domain, Float, Value
 
-_FACTORS = (0.8, 1.2)  # of the paper's "perturb"
+_FACTORS = (0.8, 1.2)  # the factors of "perturb" in the paper
 
 
 class Pbt(Scheduler):
     """Every `interval_epochs` the bottom quantile clones members of the top quantile.
 
     Jaderberg et al. 2017, "Population Based Training of Neural Networks" (arXiv:1711.09846),
-    with its truncation selection, perturbation and resampling. It is synchronous here: all living
-    members pause and are ranked at the same epoch, so that what is decided depends neither on the
-    number of slots nor on who was faster. The population is the planned trials; a member that is
-    over, or that has trained all `epochs` of its config, is no part of it any more.
+    with its truncation selection, perturbation and resampling. This version is synchronous: all
+    members pause and are ranked at the same epoch, so that decisions depend neither on the number
+    of slots nor on the speed of trials. The population consists of the planned trials. A member
+    leaves it when it has ended, or has trained all `epochs` of its config.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class Pbt(Scheduler):
         **needs: Unpack[Needs],
     ) -> None:
         """`mutate` names the parameters that a clone changes, separated by commas. By default
-        these are the continuous ones: others may change the shape of the weights.
+        these are the continuous ones, because others may change the shape of the weights.
 
-        Raises ValueError for numbers out of range, and if there is nothing to mutate.
+        Raises ValueError for numbers out of range, and if no parameter can be changed.
         """
         super().__init__(**needs)
         require("interval_epochs", interval_epochs, 1)
@@ -57,10 +57,10 @@ class Pbt(Scheduler):
         self._resample_probability = resample_probability
         self._mutable = self._read_mutate(mutate)
         self._begun: list[str] = []
-        self._configs: dict[str, Config] = {}  # of the living members
+        self._configs: dict[str, Config] = {}  # of the current members
         self._paused: dict[str, tuple[int, float]] = {}  # epoch and score
-        self._orders: dict[str, Order] = {}  # worked out, and not carried out yet
-        self._released = False  # some of them have been carried out
+        self._orders: dict[str, Order] = {}  # decided, but not yet carried out
+        self._released = False  # True once some of the orders were carried out
 
     def _read_mutate(self, mutate: str) -> dict[str, Domain]:
         if not isinstance(mutate, str):
@@ -70,12 +70,12 @@ class Pbt(Scheduler):
         if unknown := [name for name in names if name not in parameters]:
             raise ValueError(
                 f"mutate must name parameters of the space, got {', '.join(map(repr, unknown))}; "
-                f"it has: {', '.join(parameters)}"
+                f"the space has: {', '.join(parameters)}"
             )
         names = names or [name for name, p in parameters.items() if isinstance(p.domain, Float)]
         if not names:
             raise ValueError(
-                "mutate must name what may change without changing the shape of the weights if "
+                "mutate must name parameters that do not change the shape of the weights if "
                 f"no parameter is continuous, got {mutate!r}"
             )
         return {name: parameters[name].domain for name in names}
@@ -83,7 +83,7 @@ class Pbt(Scheduler):
     def begin(self, trial: str, config: Config) -> None:
         self._begun.append(trial)
         self._configs[trial] = config
-        if not self._released:  # worked out for a population that was not complete
+        if not self._released:  # decided for a population that was not complete
             self._orders = {}
 
     def report(self, trial: str, epoch: int, score: float) -> Decision:
@@ -95,7 +95,7 @@ class Pbt(Scheduler):
         if trial not in self._configs:
             return Decision.CONTINUE
         if epoch >= self.length(self._configs[trial]):
-            # All that is left to it is to end, and when that is heard of is chance.
+            # The trial only has to end now, and the time at which that is reported varies.
             self.end(trial)
             return Decision.CONTINUE
         if epoch % self._interval_epochs:
@@ -112,16 +112,16 @@ class Pbt(Scheduler):
     def orders(self, *, idle: bool = False) -> list[Order]:
         if not (idle or self._released or len(self._begun) >= self.trials):
             return []
-        # Clones first: the checkpoint of a donor is surely there as long as the donor waits.
+        # Clones first: the checkpoint of a donor is certain to exist while the donor waits.
         return sorted(self._orders.values(), key=lambda order: not isinstance(order, Clone))
 
     def _rank(self) -> None:
-        """Works out the orders, if everyone waits and no earlier order is left."""
+        """Decides the orders if all members wait and no earlier order is left."""
         if self._orders or not self._paused or len(self._paused) < len(self._configs):
             return
         self._released = False
-        # One epoch for all, but for members that began after the population had gone on without
-        # them (a study resumed with more trials): those catch up first.
+        # All members are at one epoch, except those that began after the others had continued (in a
+        # study resumed with more trials). Those catch up first.
         epoch = min(epoch for epoch, _ in self._paused.values())
         members = [t for t in self._begun if t in self._paused and self._paused[t][0] == epoch]
         ranking = sorted(members, key=lambda t: self._paused[t][1])

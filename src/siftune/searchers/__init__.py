@@ -13,4 +13,4 @@ SEARCHERS = Catalogue(
         "bayesopt": "siftune.searchers.bayesopt:BayesOpt",
     },
 )
-AUTO = "auto"  # chooses one of them: searchers/auto.py
+AUTO = "auto"  # chooses one of the above: searchers/auto.py

@@ -1,9 +1,8 @@
 """The interface of a searcher.
 
-A searcher is a function of what it has been told: `propose(number)` depends on the space, the
-seed, the number, and the events before it, and on nothing else - no random state is carried from
-one proposal to the next. So a searcher is restored by telling a new one the events of the
-journal again, in their order; there is nothing to pickle and nothing to forget.
+A searcher is a pure function: `propose(number)` depends only on the space, the seed, the number and
+the events so far. No random state is carried from one proposal to the next. A searcher is therefore
+restored by replaying the events of the journal, in order, to a new one. Nothing is pickled.
 """
 
 from abc import ABC, abstractmethod
@@ -14,15 +13,15 @@ from siftune.space import Config, Space
 
 
 class SpaceExhausted(Exception):
-    """Every config of the space has been proposed."""
+    """Raised when every config of the space has been proposed."""
 
 
 class Searcher(ABC):
-    """Proposes configs. Scores are always to be minimised; the caller turns signs.
+    """Proposes configs. Scores are always minimised; the caller changes the sign if necessary.
 
-    `processes`: in how many its proposals are to be computed ahead, since one takes longer than a
-    slot should wait; 0 if it does not. With more than one, proposals that are computed at the same
-    time do not know of each other.
+    `processes` is the number of processes that compute proposals ahead. It is 0 for a searcher
+    whose proposals are fast enough to be computed when a slot needs one. With more than one
+    process, proposals that are computed at the same time do not know of each other.
     """
 
     processes = 0
@@ -34,30 +33,30 @@ class Searcher(ABC):
 
     @abstractmethod
     def propose(self, number: int, attempt: int = 0) -> Config:
-        """The canonical config of trial `number` (0, 1, 2, …).
+        """Returns the canonical config of trial `number` (0, 1, 2, …).
 
         `attempt` counts the proposals for this number that were refused because the config had
-        been trained already; a further attempt should propose another.
+        already been trained. Each attempt should propose a different config.
         """
 
     def is_slow(self) -> bool:
-        """Whether a proposal would take long, after what has been told so far."""
+        """Returns whether the next proposal will take long, given the events so far."""
         return False
 
     def begin(self, trial: str, config: Config) -> None:
-        """A trial of this config has begun; its score is not known yet."""
+        """Records that a trial of this config has begun; its score is not known yet."""
         self.running[trial] = config
 
     def report(self, trial: str, epoch: int, score: float) -> None:
-        """The running trial reached this score at this epoch. Most searchers do not care."""
+        """Records the score of a running trial at an epoch. Most searchers ignore it."""
 
     def end(self, trial: str, score: float | None) -> None:
-        """The trial is over with this score, the best of its epochs; None: it failed."""
+        """Records that a trial has ended with its best score; None: it failed."""
         self.learn(self.running.pop(trial), score)
 
     def learn(self, config: Config, score: float | None) -> None:
-        """Takes in the result of one config; None: it failed."""
+        """Learns from the result of one config; None: it failed."""
 
     def rng(self, number: int, attempt: int) -> np.random.Generator:
-        """Randomness of one proposal."""
+        """Returns the random generator of one proposal."""
         return np.random.default_rng([self.seed, number, attempt])

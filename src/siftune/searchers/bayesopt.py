@@ -1,4 +1,4 @@
-"""The package bayesian-optimization, with its typed parameters."""
+"""Bayesian optimisation with the package bayesian-optimization and its typed parameters."""
 
 import warnings
 from collections.abc import Callable
@@ -27,10 +27,10 @@ from siftune.space.domains import Domain
 
 
 class _InBatches(AcquisitionFunction):
-    """Differential evolution as in the library, but of whole generations at once.
+    """The library's differential evolution, but evaluating a whole generation at once.
 
-    In a mixed space the library evaluates one point after the other: 12 s a proposal instead of
-    half a second, at 50 results.
+    In a mixed space the library evaluates the points one by one. With 50 results, a proposal then
+    takes 12 s instead of half a second.
     """
 
     def _smart_minimize(
@@ -44,7 +44,7 @@ class _InBatches(AcquisitionFunction):
             return super()._smart_minimize(acq, space, x_seeds, random_state)
         start = space.random_sample(15 * len(space.bounds), random_state=random_state)
         start[: len(x_seeds)] = x_seeds
-        found = differential_evolution(
+        optimum = differential_evolution(
             lambda points: acq(points.T),  # scipy's points are columns
             space.bounds,
             init=start,
@@ -53,7 +53,7 @@ class _InBatches(AcquisitionFunction):
             updating="deferred",
             rng=random_state,
         )
-        return found.x, found.fun
+        return optimum.x, optimum.fun
 
 
 class _Ucb(_InBatches, UpperConfidenceBound):
@@ -78,9 +78,9 @@ ACQUISITIONS: dict[str, Callable[[float, float], AcquisitionFunction]] = {
 class BayesOpt(ModelBased):
     """A Gaussian process with typed inputs (Garrido-Merchán and Hernández-Lobato 2020).
 
-    `acquisition` is ucb, with `kappa`, or ei or poi, with `xi`: larger explores more. `startup`
-    scores are awaited before the first model. Raises ValueError for an unknown acquisition, and
-    for a `kappa` or `xi` below 0.
+    `acquisition` is ucb, which uses `kappa`, or ei or poi, which use `xi`. Larger values of both
+    explore more. The first model is fitted after `startup` results. Raises ValueError for an
+    unknown acquisition, and if `kappa` or `xi` is below 0.
     """
 
     processes = 1
@@ -105,13 +105,13 @@ class BayesOpt(ModelBased):
 
     def suggest(self, rng: np.random.Generator) -> dict[str, float]:
         optimizer = self._optimizer(int(rng.integers(2**32)))
-        told = set()
+        registered = set()
         for config, score in zip(*self.with_lies(), strict=True):
             point = self.coordinates(config)
-            # The library refuses a point that it has: the first score stands, a lie never counts.
-            if (identity := tuple(point.values())) not in told:
-                told.add(identity)
-                optimizer.register(point, -score)  # it maximises
+            # The library refuses a point that it has. The first score is kept: no lie replaces one.
+            if (identity := tuple(point.values())) not in registered:
+                registered.add(identity)
+                optimizer.register(point, -score)  # the library maximises
         return {name: float(value) for name, value in optimizer.suggest().items()}
 
     def _optimizer(self, seed: int) -> BayesianOptimization:
@@ -120,7 +120,7 @@ class BayesOpt(ModelBased):
             warnings.filterwarnings("ignore", "Non-float parameters are experimental")
             return BayesianOptimization(
                 None,
-                cast(Any, parameters),  # its annotation forgets its own parameter classes
+                cast(Any, parameters),  # the annotation omits the library's own classes
                 self._acquisition(),
                 random_state=seed,
                 verbose=0,
@@ -128,7 +128,7 @@ class BayesOpt(ModelBased):
 
 
 class _Level(IntParameter):
-    """A level that counts in the kernel as much as a unit does, however many levels there are."""
+    """A level, scaled to [0, 1] in the kernel so that it has as much weight as a unit."""
 
     def kernel_transform(self, value: np.ndarray) -> np.ndarray:
         return super().kernel_transform(value) / self.bounds[1]

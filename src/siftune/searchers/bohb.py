@@ -1,6 +1,6 @@
-"""The model of BOHB; its scheduler is schedulers/bohb.py.
+"""The model of BOHB. Its scheduler is in schedulers/bohb.py.
 
-Written here since the authors' package, hpbandster, has not been maintained since 2018.
+The authors' package, hpbandster, is not used because it has not been maintained since 2018.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,12 @@ from siftune.space.domains import Domain
 class Bohb(Searcher):
     """Density ratios per budget (Falkner, Klein, Hutter 2018, arXiv:1807.01774, section 3.2).
 
-    A budget is an epoch, and the model is of the largest at which `min_points` + 2 trials have been
-    compared; None is the paper's rule, one more than there are parameters. The best
-    `top_n_percent` of them are the good ones; of `num_samples` drawn around these, the most
-    probable among the good against the bad is proposed. A `random_fraction` of the proposals is
-    drawn at random. Raises ValueError for an option out of its range.
+    A budget is an epoch. The model is fitted at the largest epoch that `min_points` + 2 trials have
+    reached. By default, `min_points` is one more than the number of parameters, as in the paper.
+    The best `top_n_percent` of these trials are good, the others bad. `num_samples` points are
+    drawn around the good ones, and the point with the highest ratio of good to bad density is
+    proposed. A `random_fraction` of the proposals is drawn at random. Raises ValueError for an
+    option out of its range.
     """
 
     def __init__(
@@ -57,8 +58,8 @@ class Bohb(Searcher):
         self._random_fraction = random_fraction
         self._bandwidth_factor = bandwidth_factor
         self._min_bandwidth = min_bandwidth
-        # By epoch, then by trial: the point and its score. A trial counts once at each epoch, also
-        # if it was restarted and passed one twice.
+        # epoch -> trial -> point and score. A trial counts once at each epoch, even if it was
+        # restarted and reached the epoch twice.
         self._reports: dict[int, dict[str, tuple[np.ndarray, float]]] = {}
         self._failed: list[np.ndarray] = []
 
@@ -71,7 +72,7 @@ class Bohb(Searcher):
 
     def propose(self, number: int, attempt: int = 0) -> Config:
         rng = self.rng(number, attempt)
-        epochs = [e for e, told in self._reports.items() if len(told) >= self._min_points + 2]
+        epochs = [e for e, trials in self._reports.items() if len(trials) >= self._min_points + 2]
         if not epochs or rng.random() < self._random_fraction:
             return self.space.sample(rng)
         good, bad = self._split(max(epochs))
@@ -85,9 +86,9 @@ class Bohb(Searcher):
         )
 
     def _split(self, epoch: int) -> tuple["_Density", "_Density"]:
-        """Densities of the good and of the bad points. A failure is bad at every epoch."""
-        told = sorted(self._reports[epoch].values(), key=lambda entry: entry[1])
-        points = [point for point, _ in told]
+        """Returns the densities of the good and bad points. A failure is bad at every epoch."""
+        ranking = sorted(self._reports[epoch].values(), key=lambda entry: entry[1])
+        points = [point for point, _ in ranking]
         good = max(self._min_points, int(self._top * len(points)))
         bad = max(self._min_points, len(points) - good)
         return self._density(points[:good]), self._density(points[-bad:] + self._failed)
@@ -97,7 +98,7 @@ class Bohb(Searcher):
         return _Density.of(np.array(points), np.array(levels), self._min_bandwidth)
 
     def _point(self, config: Config) -> np.ndarray:
-        """Units as they are, levels as the middles of parts of [0, 1], categories as codes."""
+        """Returns a config as a point: units, levels spread over [0, 1], categories as codes."""
         encoded = self.space.encode(config)
         return np.array(
             [
@@ -118,27 +119,29 @@ def _coordinate(domain: Domain, u: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Density:
-    """A product-kernel density: Gaussian on numbers, Aitchison and Aitken's on categories.
+    """A product-kernel density: Gaussian for numbers, Aitchison and Aitken's for categories.
 
-    Not statsmodels' KDEMultivariate, which hpbandster uses: it counts a category's levels in the
-    points it has seen, and divides by zero where they have but one.
+    hpbandster uses KDEMultivariate of statsmodels. That class counts the levels of a category in
+    the points it has seen, and divides by zero if they have only one.
     """
 
     points: np.ndarray  # (points, coordinates)
-    levels: np.ndarray  # (coordinates,): the number of a category's levels, 0 for a number
+    levels: np.ndarray  # (coordinates,): number of levels of a category, 0 for a number
     bandwidths: np.ndarray  # (coordinates,)
 
     @classmethod
     def of(cls, points: np.ndarray, levels: np.ndarray, min_bandwidth: float) -> "_Density":
-        """Bandwidths by the normal reference rule, as in the paper, kept above `min_bandwidth`."""
+        """Builds a density whose bandwidths follow the normal reference rule, as in the paper, with
+        `min_bandwidth` as the minimum."""
         count, dimensions = points.shape
         rule = 1.06 * points.std(axis=0) * count ** (-1 / (4 + dimensions))
-        # At this bandwidth all levels are equally probable; a category cannot be wider.
+        # With this bandwidth all levels are equally probable, so it is the maximum of a category.
         widest = np.where(levels > 0, 1 - 1 / np.maximum(levels, 2), np.inf)
         return cls(points, levels, np.minimum(np.maximum(rule, min_bandwidth), widest))
 
     def draw(self, rng: np.random.Generator, count: int, factor: float) -> np.ndarray:
-        """(count, coordinates): around points of this density, the numbers `factor` times wider."""
+        """Draws points (count, coordinates) around those of this density. For numbers the
+        bandwidths are multiplied by `factor`."""
         centres = self.points[rng.integers(len(self.points), size=count)]
         numbers = _truncated_normal(rng, centres, self.bandwidths * factor)
         moved = rng.random(centres.shape) < self.bandwidths
@@ -146,7 +149,7 @@ class _Density:
         return np.where(self.levels > 0, np.where(moved, others, centres), numbers)
 
     def log_pdf(self, at: np.ndarray) -> np.ndarray:
-        """(len(at),): the logarithm of the density, up to a constant that all densities share."""
+        """Returns log densities (len(at),), up to a constant that all densities share."""
         distance = at[:, None, :] - self.points[None, :, :]
         gaussian = -0.5 * (distance / self.bandwidths) ** 2 - np.log(self.bandwidths)
         others = np.maximum(self.levels - 1, 1)
@@ -160,7 +163,7 @@ class _Density:
 def _truncated_normal(
     rng: np.random.Generator, centres: np.ndarray, widths: np.ndarray
 ) -> np.ndarray:
-    """Normal around `centres`, within [0, 1], by drawing again; what remains outside is clipped."""
+    """Draws normal values around `centres`. Values outside [0, 1] are redrawn, finally clipped."""
     drawn = rng.normal(centres, widths)
     for _ in range(10):
         outside = (drawn < 0) | (drawn > 1)

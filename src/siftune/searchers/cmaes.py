@@ -1,7 +1,7 @@
-"""CMA-ES on the numbers of a space, a function of the results told so far.
+"""CMA-ES on the numeric parameters of a space, as a function of the results so far.
 
-Optuna's own sampler keeps the strategy's state in the trials that it was asked for, and so depends
-on which proposals were made. This drives the library beneath it.
+Optuna's own sampler stores the strategy's state in its trials, so its result depends on which
+proposals were requested. This module uses the underlying library instead.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,12 @@ from siftune.space.domains import Domain
 
 
 class CmaEs:
-    """CMA-ES (Hansen 2016) on units and levels; whole numbers by rounding, as in Optuna.
+    """CMA-ES (Hansen 2016) on units and levels. Levels are rounded, as in Optuna.
 
-    A generation is any population's worth of results, in the order in which they came. The strategy
-    may be told points that it did not draw (Hansen 2011, arXiv:1110.4181), so those of the start
-    and those that come late count too. Raises ValueError if there is no number.
+    A generation has as many results as the population, in the order in which they arrive. The
+    strategy may be told points that it did not draw (Hansen 2011, arXiv:1110.4181), so results
+    from the start-up phase and late results are used as well. Raises ValueError if the space has
+    no numeric parameter.
     """
 
     def __init__(self, domains: Mapping[str, Domain]) -> None:
@@ -26,7 +27,7 @@ class CmaEs:
         if not self._sizes:
             raise ValueError("sampler cmaes needs a numeric parameter, got a space of categories")
         dimensions = len(self._sizes)
-        # 0.29 is the spread of a uniform start.
+        # 0.29 is the standard deviation of a uniform distribution on [0, 1].
         self._strategy = cmaes.CMA(
             mean=np.full(dimensions, 0.5),
             sigma=0.29,
@@ -43,7 +44,7 @@ class CmaEs:
             self._generation = []
 
     def ask(self, rng: np.random.Generator) -> dict[str, float]:
-        """Coordinates drawn from the strategy, which it does not change."""
+        """Returns coordinates drawn from the strategy, without changing the strategy."""
         self._strategy.reseed_rng(int(rng.integers(2**32)))
         point = self._strategy.ask()
         return {name: self._from_unit(name, u) for name, u in zip(self._sizes, point, strict=True)}

@@ -1,4 +1,4 @@
-"""Every config of a finite space, in order."""
+"""Grid search: every config of a finite space, in order."""
 
 import itertools
 
@@ -7,7 +7,7 @@ from siftune.space import Config, Space
 
 
 class Grid(Searcher):
-    """The configs of `space.grid()`; the seed does not matter.
+    """Proposes the configs of `space.grid()`. The seed has no effect.
 
     Raises UsageError for a space with a continuous domain.
     """
@@ -15,14 +15,14 @@ class Grid(Searcher):
     def __init__(self, space: Space, *, seed: int) -> None:
         super().__init__(space, seed=seed)
         self._rest = space.grid()
-        # Only as far as needed: a finite space may have more configs than memory holds. The first
-        # one now, so that a continuous domain is refused here.
+        # Computed only as far as needed, because a finite space may have more configs than fit into
+        # memory. The first is computed here, so that a continuous domain is refused at once.
         self._configs = list(itertools.islice(self._rest, 1))
 
     def propose(self, number: int, attempt: int = 0) -> Config:
-        """The config `number`, or the one `attempt` places further.
+        """Returns the config at index `number` + `attempt` of the grid.
 
-        Raises SpaceExhausted where the grid has no such config.
+        Raises SpaceExhausted if the grid has no such config.
         """
         index = number + attempt
         self._configs += itertools.islice(self._rest, max(0, index + 1 - len(self._configs)))

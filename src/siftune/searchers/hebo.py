@@ -1,4 +1,4 @@
-"""HEBO, without an adapter between: one model per proposal, of all results so far."""
+"""HEBO, called directly. Each proposal fits a new model to all results so far."""
 
 import io
 import warnings
@@ -16,19 +16,19 @@ _threads = torch.get_num_threads()
 from hebo.design_space.design_space import DesignSpace  # noqa: E402
 from hebo.optimizers.hebo import HEBO  # noqa: E402
 
-torch.set_num_threads(_threads)  # HEBO's import leaves the whole process with one
+torch.set_num_threads(_threads)  # importing HEBO sets it to 1 for the whole process
 
 
 class Hebo(ModelBased):
     """HEBO (Cowen-Rivers et al. 2022, arXiv:2012.03826), winner of the NeurIPS 2020 challenge.
 
-    A Gaussian process on warped inputs and outputs, and a choice among the Pareto front of three
-    acquisition functions. `startup` scores are awaited before the first model; None is HEBO's own
-    rule, one more than there are parameters.
+    It fits a Gaussian process to warped inputs and outputs, and draws from the Pareto front of
+    three acquisition functions. The first model is fitted after `startup` results. By default this
+    is one more than the number of parameters, as in HEBO.
     """
 
-    # A proposal takes 2 s. It is one of many on a Pareto front, drawn by lot: two that know nothing
-    # of each other seldom meet.
+    # A proposal takes 2 s. It is drawn at random from a Pareto front, so two proposals that do not
+    # know of each other are seldom equal.
     processes = 2
 
     def __init__(self, space: Space, *, seed: int, startup: int | None = None) -> None:
@@ -42,8 +42,8 @@ class Hebo(ModelBased):
         optimizer = HEBO(self._design, rand_sample=2, scramble_seed=int(rng.integers(2**31)))
         points = pd.DataFrame([self.coordinates(config) for config in configs])
         optimizer.observe_new_data(points, np.array(scores)[:, None])
-        # Where one transformation of the scores fails, or a matrix is near singular, HEBO warns,
-        # prints, and tries the next.
+        # If a transformation of the scores fails or a matrix is almost singular, HEBO warns, prints
+        # and tries the next one.
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             suggested = optimizer.suggest().iloc[0]

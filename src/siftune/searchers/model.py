@@ -1,4 +1,4 @@
-"""What the searchers that fit a model to all results share."""
+"""Code shared by the searchers that fit a model to all results."""
 
 import math
 import sys
@@ -14,19 +14,20 @@ from siftune.searchers.randomness import seeded
 from siftune.space import Config, Space
 from siftune.space.domains import Domain, Float
 
-# A model that was refused this often for one number is not asked again: its optimum may be a config
-# that was trained already, whatever the seed.
+# After this many refused proposals for one number the config is random: the optimum of the model
+# may be a config that was already trained, whatever the seed.
 MODEL_ATTEMPTS = 3
 
-# A score above both is one of a trial that diverged: a number, and so many times what is usual.
+# A score above both limits means that the trial diverged: an absolute limit, and a multiple of a
+# usual score.
 _DIVERGED, _UNUSUAL = 1e9, 1e6
-_LARGEST = 1e15  # its square, and sums of these, fit into single precision
+_LARGEST = 1e15  # its square, and sums of such squares, fit into single precision
 
 
 class ModelBased(Searcher):
-    """Proposes points of a Sobol sequence until `startup` scores are known, then what a model says.
+    """Proposes points of a Sobol sequence until `startup` scores are known, then points of a model.
 
-    Keeps all results: `configs`, in the order of their ends, and `scores`.
+    `configs` and `scores` have all results, in the order in which the trials ended.
 
     Raises ValueError for a `startup` below 1.
     """
@@ -38,17 +39,17 @@ class ModelBased(Searcher):
         self.startup = startup
         self.configs: list[Config] = []
         self._scores: list[float | None] = []
-        self._known = 0  # of them
-        # Libraries stumble over coordinates that have one value, and have nothing to learn there.
+        self._known = 0  # number of scores that are not None
+        # Parameters with one value are left out: libraries fail on them and learn nothing.
         self.free: dict[str, Domain] = {
             name: p.domain for name, p in space.parameters.items() if not is_fixed(p.domain)
         }
 
     @abstractmethod
     def suggest(self, rng: np.random.Generator) -> dict[str, float]:
-        """Coordinates of the free parameters, from a model of the scores.
+        """Returns coordinates of the free parameters, from a model of the scores.
 
-        Called with the global generators seeded; whatever else is random comes from `rng`.
+        The global random generators are seeded. All other randomness must come from `rng`.
         """
 
     def learn(self, config: Config, score: float | None) -> None:
@@ -58,15 +59,15 @@ class ModelBased(Searcher):
 
     @property
     def raw_scores(self) -> list[float]:
-        """Scores in the order of `configs`. A failed config counts as the worst score seen, so
-        that a model keeps away from it without its scale being spoilt by an invented number."""
+        """The scores in the order of `configs`. A failed config gets the worst score seen: a model
+        avoids it, and no invented number distorts the scale."""
         known = [score for score in self._scores if score is not None]
         worst = max(known, default=0.0)
         return [worst if score is None else score for score in self._scores]
 
     @property
     def scores(self) -> list[float]:
-        """The same, as a model can take them in: see `moderate`."""
+        """The scores in a range that a model can handle; see `moderate`."""
         return moderate(self.raw_scores)
 
     def propose(self, number: int, attempt: int = 0) -> Config:
@@ -85,26 +86,26 @@ class ModelBased(Searcher):
         return self._known >= self.startup
 
     def config(self, coordinates: dict[str, float]) -> Config:
-        """The config at these coordinates of the free parameters."""
+        """Returns the config at these coordinates of the free parameters."""
         return self.space.decode(dict.fromkeys(self.space.parameters, 0) | coordinates)
 
     def coordinates(self, config: Config) -> dict[str, float]:
-        """Coordinates of the free parameters of a config."""
+        """Returns the coordinates of the free parameters of a config."""
         encoded = self.space.encode(config)
         return {name: encoded[name] for name in self.free}
 
     def with_lies(self) -> tuple[list[Config], list[float]]:
-        """Configs and scores, a running config with a lie: the median of the scores.
+        """Returns configs and scores. Each running config gets a lie: the median of the scores.
 
-        A constant liar (Ginsbourger, Le Riche, Carraro 2010). The median takes the uncertainty
-        away around the running config, and moves neither the best score nor the scale.
+        This is a constant liar (Ginsbourger, Le Riche, Carraro 2010). The median removes the
+        uncertainty around the running config and changes neither the best score nor the scale.
         """
         scores = self.scores
         running = [self.running[trial] for trial in sorted(self.running)]
         return self.configs + running, scores + [median(scores)] * len(running)
 
     def _spread(self, number: int) -> dict[str, float]:
-        """Point `number` of the seed's scrambled Sobol sequence."""
+        """Returns point `number` of the seed's scrambled Sobol sequence."""
         engine = qmc.Sobol(len(self.free), rng=np.random.default_rng(self.seed))
         point = engine.fast_forward(number).random()[0] if number else engine.random()[0]
         return {
@@ -114,12 +115,12 @@ class ModelBased(Searcher):
 
 
 def moderate(scores: Sequence[float]) -> list[float]:
-    """The scores, in the same order of merit, without numbers that a model cannot compute with.
+    """Returns the scores with the same ranking, without numbers that a model cannot handle.
 
-    A trial that diverged may report any number: the variance of scores that include 1e200 is
-    infinite, and beside it all others are equal. Such a score becomes one that is as far beyond the
-    worst of the others as that one is from the best. Scores that are all enormous, or enormously
-    good, are mapped to [0, 1]. Other scores stay as they are.
+    A trial that diverged may report any number. The variance of scores that include 1e200 is
+    infinite, and all other scores become equal in comparison. Such a score is replaced by one that
+    is as far beyond the worst of the others as the worst is from the best. If scores are still
+    enormous, positive or negative, all are mapped to [0, 1]. Other scores stay as they are.
     """
     if not scores:
         return []
@@ -128,12 +129,12 @@ def moderate(scores: Sequence[float]) -> list[float]:
     others = [score for score in scores if score <= limit]
     worst, best = max(others), min(others)
     beyond = worst + ((worst - best) or max(1.0, abs(worst)))
-    told = [score if score <= limit else min(beyond, sys.float_info.max) for score in scores]
-    if max(map(abs, told)) <= _LARGEST:
-        return told
-    # Halves, since a difference may be too large for a float.
-    worst, best = max(told) / 2, min(told) / 2
-    return [(score / 2 - best) / ((worst - best) or 1.0) for score in told]
+    limited = [score if score <= limit else min(beyond, sys.float_info.max) for score in scores]
+    if max(map(abs, limited)) <= _LARGEST:
+        return limited
+    # Halved, because the difference may be too large for a float.
+    worst, best = max(limited) / 2, min(limited) / 2
+    return [(score / 2 - best) / ((worst - best) or 1.0) for score in limited]
 
 
 def _level(u: float, domain: Domain) -> int:
@@ -142,5 +143,5 @@ def _level(u: float, domain: Domain) -> int:
 
 
 def is_fixed(domain: Domain) -> bool:
-    """Whether the domain has but one value."""
+    """Returns whether the domain has only one value."""
     return domain.low == domain.high if isinstance(domain, Float) else domain.size == 1

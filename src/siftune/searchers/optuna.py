@@ -20,8 +20,8 @@ from siftune.space.domains import Domain
 
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "qmc")
 
-# TPE goes through all its trials for each proposal, and takes its 25 best for good ones. It keeps
-# between once and twice this many, the best of them for sure.
+# TPE reads all its trials for each proposal, and treats the best 25 as good. It keeps between
+# TPE_KEEPS and twice as many trials, among them always the best TPE_KEEPS_BEST.
 TPE_KEEPS, TPE_KEEPS_BEST = 250, 50
 
 
@@ -29,15 +29,15 @@ class Optuna(ModelBased):
     """One of Optuna's samplers (Akiba et al. 2019), on the coordinates of the space.
 
         tpe    tree-structured Parzen estimator, multivariate, with a constant liar (Watanabe 2023),
-               on the best trials and a sample of the others where there are hundreds
+               if there are hundreds of trials: on the best and a sample of the others
         gp     Gaussian process with expected improvement
-        cmaes  CMA-ES on the numbers, beside TPE on the categories, which CMA-ES does not know
+        cmaes  CMA-ES for numbers, and TPE for categories, which CMA-ES does not support
         nsga2  a genetic algorithm
-        qmc    the Sobol sequence, never a model
+        qmc    the Sobol sequence, without a model
 
-    `startup` scores are awaited before the first proposal from a model; for nsga2 it is the size
-    of a generation too. Raises ValueError for an unknown sampler, and for cmaes on a space without
-    a number.
+    The first model is fitted after `startup` results; for nsga2 this is also the size of a
+    generation. Raises ValueError for an unknown sampler, and for cmaes on a space without a
+    numeric parameter.
     """
 
     def __init__(self, space: Space, *, seed: int, sampler: str = "tpe", startup: int = 10) -> None:
@@ -50,21 +50,21 @@ class Optuna(ModelBased):
         self._name, self._startup = sampler, startup
         self._study = optuna.create_study(sampler=self._sampler(seed))
         self._asker = self._new_asker()
-        # In Optuna's own order.
+        # In the order that Optuna uses.
         self._distributions = {name: _distribution(self.free[name]) for name in sorted(self.free)}
         self._numbers: dict[str, int] = {}  # Optuna's number of each running trial
         self._cmaes = CmaEs(self.free) if sampler == "cmaes" else None
         if sampler == "gp":
             self.processes = 1
-            # Optuna imports it when the first model is fitted: too late for it to be seeded.
+            # Optuna imports torch when it fits the first model, which is too late for seeding.
             import torch  # noqa: F401
 
     def suggest(self, rng: np.random.Generator) -> dict[str, float]:
-        # A new sampler each time, since they carry random state and caches.
+        # A new sampler each time, because samplers keep random state and caches.
         self._study.sampler = sampler = self._sampler(int(rng.integers(2**32)))
         coordinates: dict[str, float]
         if isinstance(sampler, TPESampler):
-            # Not Study.ask: that goes through all trials three times more, to find out the space.
+            # Study.ask would read all trials three more times to infer the space.
             coordinates = sampler.sample_relative(self._study, self._asker, self._distributions)
         else:
             study = self._moderate_study() if isinstance(sampler, GPSampler) else self._study
@@ -74,21 +74,21 @@ class Optuna(ModelBased):
         return coordinates | (self._cmaes.ask(rng) if self._cmaes else {})
 
     def _new_asker(self) -> FrozenTrial:
-        """The trial on whose behalf TPE is asked: a running one without parameters, which the
-        sampler leaves out."""
+        """Returns the trial for which TPE is asked: a running one without parameters, which the
+        sampler ignores."""
         number = self._study.ask().number
         return self._study.get_trials(deepcopy=False)[number]
 
     def _moderate_study(self) -> optuna.Study:
-        """The study, or one with its scores as a Gaussian process can take them in. The other
-        samplers look at ranks alone."""
+        """Returns the study, or a copy with scores in a range that a Gaussian process can handle.
+        The other samplers use only ranks."""
         states = (TrialState.COMPLETE, TrialState.RUNNING)
         trials = self._study.get_trials(deepcopy=False, states=states)
-        told = {trial.number: trial.value for trial in trials if trial.value is not None}
-        moderated = moderate(list(told.values()))
-        if moderated == list(told.values()):
+        scores = {trial.number: trial.value for trial in trials if trial.value is not None}
+        moderated = moderate(list(scores.values()))
+        if moderated == list(scores.values()):
             return self._study
-        values = dict(zip(told, moderated, strict=True))
+        values = dict(zip(scores, moderated, strict=True))
         study = optuna.create_study(sampler=self._study.sampler)
         for trial in trials:
             study.add_trial(
@@ -127,23 +127,23 @@ class Optuna(ModelBased):
         super().end(trial, score)
         number = self._numbers.pop(trial)
         if not self._known:
-            # Nothing is known yet that a failure could be measured by.
+            # No score is known yet, so there is no worst score for the failed trial.
             self._study.tell(number, state=TrialState.PRUNED)
             return
-        told = self.raw_scores[-1] if score is None else score
+        value = self.raw_scores[-1] if score is None else score
         if isinstance(self._study.sampler, _Nsga2):
-            # Optuna stamps a trial with its generation when it is asked for. Here that happens when
-            # it ends: then generations depend on the results alone, and each is full exactly once.
+            # Optuna sets the generation of a trial when it is asked for. Here this happens when the
+            # trial ends: generations then depend only on the results, and each is filled once.
             frozen = self._study.get_trials(deepcopy=False)[number]
             self._study.sampler.get_trial_generation(self._study, frozen)
-        self._study.tell(number, told)
+        self._study.tell(number, value)
         if self._cmaes:
-            self._cmaes.tell(coordinates, told)
+            self._cmaes.tell(coordinates, value)
         if isinstance(self._study.sampler, TPESampler):
             self._forget()
 
     def _forget(self) -> None:
-        """Leaves TPE the best trials and some of the others, whenever it has twice as many."""
+        """Reduces 2 × TPE_KEEPS trials to TPE_KEEPS: the best, and a sample of the others."""
         states = (TrialState.COMPLETE,)
         ended = self._study.get_trials(deepcopy=False, states=states)
         if len(ended) < 2 * TPE_KEEPS:
@@ -161,7 +161,7 @@ class Optuna(ModelBased):
 
 
 class _Nsga2(NSGAIISampler):
-    """With parents in the order of their numbers, as they are when Optuna has them cached."""
+    """NSGA-II with its parents ordered by number, as they are when Optuna has cached them."""
 
     def select_parent(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
         return sorted(super().select_parent(study, generation), key=lambda trial: trial.number)

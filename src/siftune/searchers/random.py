@@ -1,4 +1,4 @@
-"""Configs drawn at random, independently of one another and of all results."""
+"""Random search: configs are independent of one another and of all results."""
 
 from siftune.searchers.base import Searcher
 from siftune.space import Config

@@ -1,4 +1,4 @@
-"""The libraries' own randomness and threads, under the control of the proposal that calls them."""
+"""Controls the randomness and the threads of the libraries that compute a proposal."""
 
 import functools
 import random
@@ -14,12 +14,12 @@ from threadpoolctl import ThreadpoolController
 def seeded(rng: np.random.Generator) -> Iterator[None]:
     """Seeds the global generators of Python, NumPy and torch from `rng`, and allows one thread.
 
-    What a library computes inside then depends on the proposal alone, and a trial that trains in
-    the same process draws what it would have drawn without: everything is put back after. One
-    thread since sums of several are not reproducible, and since models this small only lose by
-    more (measured on two busy cores: 10 s instead of 0.5 s a proposal). torch counts only if it is
-    imported already, and only its CPU generator: no searcher's model is on a GPU. All of this is
-    the whole process's, so two threads must not propose at once.
+    The results of a library then depend only on the proposal. Everything is restored afterwards, so
+    a trial that trains in the same process is not affected. One thread is used because sums over
+    several threads are not reproducible, and because more threads slow down such small models
+    (measured on two busy cores: 10 s instead of 0.5 s per proposal). torch is seeded only if it is
+    already imported, and only on the CPU, because no searcher has a model on a GPU. The generators
+    belong to the whole process, so two threads must not propose at the same time.
     """
     torch = sys.modules.get("torch")
     python_state, numpy_state = random.getstate(), np.random.get_state()
@@ -27,7 +27,7 @@ def seeded(rng: np.random.Generator) -> Iterator[None]:
     new_generator = np.random.default_rng
     random.seed(seed)
     np.random.seed(seed)
-    # A generator made without a seed (pymoo's, in HEBO) would take one from the operating system.
+    # A generator created without a seed (by pymoo, in HEBO) would be seeded by the system.
     np.random.default_rng = lambda seed=None: new_generator(
         rng.integers(2**63) if seed is None else seed
     )
@@ -49,5 +49,5 @@ def seeded(rng: np.random.Generator) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def _thread_pools(modules: int) -> ThreadpoolController:
-    """Those of the libraries that are loaded. To find them takes 3 ms: only when there are more."""
+    """Returns the thread pools of the loaded libraries, cached because finding them takes 3 ms."""
     return ThreadpoolController()
