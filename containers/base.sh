@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # base.sh DIR [ARCHITECTURE]: makes the Debian tree DIR that an image can be built on.
 #
-# Without root, and without a container registry: the packages come from the Debian archive that
-# this machine's apt uses, or from DEBIAN_MIRROR.
+# It needs neither root nor a container registry. The packages come from the Debian archive that this
+# machine's apt uses, or from DEBIAN_MIRROR.
 set -euo pipefail
 
 readonly SUITE=bookworm
-# The wheels bring their own libraries; of the system they want libc, libstdc++ and libgomp.
+# The wheels contain their own libraries. From the system they need libc, libstdc++ and libgomp.
 readonly PACKAGES=python3,python3-venv,ca-certificates,libstdc++6,libgomp1,procps
 
 die() {
@@ -14,7 +14,7 @@ die() {
   exit 1
 }
 
-# Every archive in this machine's apt sources, one to a line, in both of apt's formats.
+# Prints the archives in this machine's apt sources, one per line. Reads both of apt's formats.
 apt_archives() {
   local file
   for file in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
@@ -26,8 +26,8 @@ apt_archives() {
   done
 }
 
-# The sources of the tree. Nothing where this machine's apt knows no Debian: mmdebstrap then takes
-# Debian's own.
+# Prints the apt sources of the tree, or nothing if this machine's apt has no Debian archive:
+# mmdebstrap then uses Debian's own.
 sources() {
   local archives main security
   archives=$(apt_archives)
@@ -38,7 +38,8 @@ sources() {
   [[ -z $security ]] || printf 'deb %s %s main\n' "$security" "$SUITE-security"
 }
 
-# How this machine's apt reaches the archive: proxies, retries, whether an old mirror is accepted.
+# Prints the options with which this machine's apt reaches the archive: proxies, retries, and whether
+# an old mirror is accepted.
 apt_options() {
   command -v apt-config >/dev/null || return 0
   apt-config dump Acquire |
@@ -46,29 +47,29 @@ apt_options() {
 }
 
 main() {
-  [[ $# -ge 1 ]] || die "which directory? usage: base.sh DIR [ARCHITECTURE]"
+  [[ $# -ge 1 ]] || die "the directory is missing; usage: base.sh DIR [ARCHITECTURE]"
   local tree=$1 architecture=${2:-} apt mirrors line
   command -v mmdebstrap >/dev/null ||
     die "BASE=debian needs mmdebstrap (Debian, Ubuntu: apt install mmdebstrap); or use another BASE"
-  [[ ! -e $tree ]] || die "$tree exists: give a directory that does not"
+  [[ ! -e $tree ]] || die "$tree already exists: name a new directory"
   apt=$(apt_options)
   mirrors=$(sources)
   local options=(--quiet --format=tar --variant=essential --include="$PACKAGES") lines=()
-  # It would need arch-test to say whether another architecture can be emulated: dpkg says so too.
+  # mmdebstrap's check for emulation needs arch-test. It is skipped, because dpkg also reports the error.
   [[ -z $architecture ]] || options+=(--architectures="$architecture" --skip=check/qemu)
   while read -r line; do [[ -z $line ]] || options+=(--aptopt="$line"); done <<<"$apt"
   while read -r line; do [[ -z $line ]] || lines+=("$line"); done <<<"$mirrors"
 
-  # mmdebstrap chooses how to do without root: a user namespace, else fakechroot. It writes a tar,
-  # and that is unpacked here, so that every file is this user's, who can delete it again. Left
-  # out: device nodes, which only root can make, and where the packages came from.
+  # Without root, mmdebstrap uses a user namespace, or else fakechroot. It writes a tar, which is
+  # unpacked here, so that this user owns every file and can delete it. Device nodes are left out,
+  # because only root can create them. Apt's sources and caches are left out too.
   mkdir -p "$tree"
   if ! mmdebstrap "${options[@]}" "$SUITE" - ${lines[@]+"${lines[@]}"} |
     tar -x -C "$tree" --no-same-owner --exclude='./dev/*' \
       --exclude=./etc/apt --exclude=./var/lib/apt --exclude=./var/cache/apt; then
     rm -rf "$tree"
-    die "mmdebstrap made no Debian tree: its reason is above. It needs a user namespace with a" \
-      "range of ids (newuidmap, a line in /etc/subuid) or fakechroot, and a Debian archive:" \
+    die "mmdebstrap could not create a Debian tree, for the reason above. It needs a user namespace" \
+      "with a range of ids (newuidmap, a line in /etc/subuid) or fakechroot, and a Debian archive:" \
       "DEBIAN_MIRROR=http://…"
   fi
 }

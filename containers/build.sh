@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Builds the image, without root, if an input has changed since it was built. `make image` calls it;
-# what it is to do is in the environment, every variable may be empty:
+# Builds the image, without root, if an input has changed since the last build. `make image` calls it.
+# It reads environment variables, each of which may be empty:
 #
-#   OUT        the image [tune.sif; for another machine's architecture tune-ARCH.sif]
-#   BASE       what it is built on: nothing, for the official Python image of tune.def; debian, for
-#              a tree made from Debian's packages without a container registry; a site's image
-#              (FILE.sif or a directory); or docker://NAME@sha256:…
-#   FLAVOUR    which lock of containers/flavours [site on a site's image, else cu13]
-#   ARCH       the architecture: x86_64 or aarch64 [this machine's]; another than this machine's is
-#              emulated by qemu, which root has to have registered with the kernel
-#   CA_BUNDLE  certificates, for a site behind a TLS proxy; not left in the image [$SSL_CERT_FILE]
-#   CACHE      a directory that keeps what was downloaded for the next build [nothing is kept]
+#   OUT        path of the image [tune.sif, or tune-ARCH.sif for another architecture]
+#   BASE       the base: debian, for a tree made from Debian packages without a container registry;
+#              a site's image (FILE.sif or a directory); or docker://NAME@sha256:… [the official
+#              Python image named in tune.def]
+#   FLAVOUR    the lock file in containers/flavours [site on a site's image, otherwise cu13]
+#   ARCH       x86_64 or aarch64 [this machine's]. Another architecture is emulated by qemu, which
+#              root must have registered with the kernel
+#   CA_BUNDLE  certificates, for a site behind a TLS proxy; not kept in the image [$SSL_CERT_FILE]
+#   CACHE      a directory that keeps downloads for the next build [nothing is kept]
 set -euo pipefail
 
-# A build of cu13 takes 10 GiB for the unpacked tree and what is made of it; the image has 3.
+# A build of cu13 needs 10 GiB for temporary files; the image takes 3 GiB.
 readonly TREE_GIB=12 IMAGE_GIB=4
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -27,7 +27,7 @@ die() {
   exit 1
 }
 
-# ── What is asked for ────────────────────────────────────────────────────────────────────────────
+# ── Settings ─────────────────────────────────────────────────────────────────────────────────────
 
 flavours() {
   local file names=()
@@ -35,11 +35,11 @@ flavours() {
   (IFS=,; printf '%s' "${names[*]}") | sed 's/,/, /g'
 }
 
-# The value of NAME in an argument file.
+# argument NAME FILE: prints the value of NAME in an argument file.
 argument() { sed -n "s/^ *$1=//p" "$2" | head -n 1; }
 
-# Sets architecture, in the kernel's word, and debian_architecture; and foreign, where it is not
-# this machine's.
+# Sets architecture, as uname names it, and debian_architecture. Sets foreign if it is not this
+# machine's architecture.
 read_architecture() {
   local machine
   machine=$(uname -m)
@@ -56,29 +56,29 @@ check_architecture() {
   local supported
   supported=$(argument ARCHITECTURES "$here/flavours/$flavour.args")
   [[ " $supported " == *" $architecture "* ]] ||
-    die "FLAVOUR=$flavour is for $supported alone, and this is $architecture: take FLAVOUR=cu13, or" \
-      "FLAVOUR=site on an image with a torch for older drivers"
+    die "FLAVOUR=$flavour supports only $supported, not $architecture: use FLAVOUR=cu13, or" \
+      "FLAVOUR=site on an image whose torch supports older drivers"
   [[ -z $foreign ]] || check_emulation
 }
 
-# With the flag F the kernel holds the emulator open, and finds it from inside a container too.
+# With the flag F the kernel keeps the emulator open, so that it works inside a container too.
 check_emulation() {
   local binfmt=${BINFMT_MISC:-/proc/sys/fs/binfmt_misc}
   local entry=$binfmt/qemu-$architecture
   if ! grep -qsx enabled "$entry" || ! grep -qs '^flags:.*F' "$entry"; then
-    die "ARCH=$architecture has to be emulated on this $(uname -m), and its kernel has no emulator that" \
-      "works in containers ($entry, with the flag F). Root can register one, qemu 8.1 or newer" \
-      "(Debian 13, Ubuntu 24.04: apt install qemu-user-static binfmt-support), and where nothing is" \
-      "in $binfmt: mount -t binfmt_misc binfmt_misc $binfmt"
+    die "ARCH=$architecture must be emulated on this $(uname -m) machine, but its kernel has no" \
+      "emulator that works in containers ($entry with the flag F). Root can register qemu 8.1 or newer" \
+      "(Debian 13, Ubuntu 24.04: apt install qemu-user-static binfmt-support). If $binfmt is empty," \
+      "root must first run: mount -t binfmt_misc binfmt_misc $binfmt"
   fi
 }
 
 check_apptainer() {
   command -v "$apptainer" >/dev/null ||
-    die "there is no $apptainer on this machine. Install it (apptainer.org), load its module" \
-      "(module load apptainer), name it (APPTAINER=…), or build elsewhere and copy tune.sif here"
+    die "$apptainer was not found on this machine. Install it (apptainer.org), load its module" \
+      "(module load apptainer), set APPTAINER=PATH, or build elsewhere and copy tune.sif here"
   [[ -z $foreign ]] || is_apptainer_1_4 ||
-    die "ARCH=$architecture on this $(uname -m) needs Apptainer 1.4 or newer, for build --arch"
+    die "ARCH=$architecture on this $(uname -m) machine needs Apptainer 1.4 or newer, for build --arch"
 }
 
 is_apptainer_1_4() {
@@ -87,39 +87,39 @@ is_apptainer_1_4() {
   [[ -n $version && $(printf '%s\n' 1.4 "$version" | sort -V | head -n 1) == 1.4 ]]
 }
 
-# room DIRECTORY GIB VARIABLE: before a build of minutes, not after it.
-room() {
+# check_space DIRECTORY GIB VARIABLE: fails early if the directory has too little space for a build.
+check_space() {
   local free_gib
   [[ -w $1 ]] || die "cannot write to $1: name another directory in $3"
   free_gib=$(($(df --output=avail -k "$1" | tail -n 1) / 1024 / 1024))
   ((free_gib >= $2)) ||
-    die "$1 has $free_gib GiB free and a build needs $2: name a directory with more in $3"
+    die "$1 has $free_gib GiB free, but a build needs $2 GiB: name a directory with more space in $3"
 }
 
-# ── The base: what the recipe is told, and what it is known by ───────────────────────────────────
+# ── The base: arguments of the recipe, and identity ──────────────────────────────────────────────
 
-# Sets base_kind and base_name; and base_identity, which changes when the base does.
+# Sets base_kind, base_name and base_identity, which changes if the base changes.
 read_base() {
   base_name=${BASE:-docker://$(argument BASE "$here/tune.def")}
-  # It becomes a line of the recipe.
+  # The name becomes a line of the recipe.
   [[ $base_name != docker:* || $base_name =~ ^docker://[A-Za-z0-9._:/@-]+$ ]] ||
-    die "BASE=$base_name must be by digest: docker://NAME@sha256:…"
+    die "BASE=$base_name must have a digest: docker://NAME@sha256:…"
   case $base_name in
     debian)
       base_kind=debian
       base_identity=$(sha256sum <"$here/base.sh")
       ;;
     docker://*:*@sha256:*)
-      # A port is no tag.
+      # A port is not a tag.
       [[ ${base_name##*/} != *:*@* ]] ||
         die "BASE=$base_name has a tag and a digest, which Apptainer refuses: leave out the tag"
       base_kind=docker base_identity=$base_name
       ;;
     docker://*@sha256:*) base_kind=docker base_identity=$base_name ;;
-    docker://*) die "BASE=$base_name must be by digest: docker://NAME@sha256:…" ;;
+    docker://*) die "BASE=$base_name must have a digest: docker://NAME@sha256:…" ;;
     *)
       [[ -e $base_name ]] ||
-        die "BASE=$base_name is not there; BASE is empty, debian, a SIF, or docker://NAME@sha256:…"
+        die "BASE=$base_name does not exist; BASE may be empty, debian, a SIF, or docker://NAME@sha256:…"
       base_kind=localimage
       base_name=$(realpath "$base_name")
       base_identity=$(stat -c '%n %s %Y' "$base_name")
@@ -127,16 +127,16 @@ read_base() {
   esac
 }
 
-# Makes what is not there yet. Sets bootstrap, from and base_digest for the recipe.
+# Makes the Debian tree if it is the base. Sets bootstrap, from and base_digest for the recipe.
 make_base() {
   case $base_kind in
     docker) bootstrap=docker from=${base_name#docker://} base_digest=${base_name#*@} ;;
     debian)
       say "making a Debian tree …"
-      # Relative to the recipe's directory: the image bears this name.
+      # Relative to the recipe's directory, because the image records this path.
       bootstrap=localimage from=../debian
       "$here/base.sh" "$scratch/debian" "$debian_architecture"
-      # The packages and their versions say which tree it is.
+      # The packages and their versions identify the tree.
       base_digest=sha256:$(sha256sum <"$scratch/debian/var/lib/dpkg/status" | cut -d ' ' -f 1)
       ;;
     localimage)
@@ -149,7 +149,7 @@ make_base() {
 
 # ── Inputs ───────────────────────────────────────────────────────────────────────────────────────
 
-# Everything that the recipe copies, in a directory of its own: without this machine's leftovers.
+# Copies everything that the recipe needs to a separate directory, without this machine's leftovers.
 stage() {
   mkdir "$scratch/context" "$scratch/mnt" "$scratch/apptainer"
   tar -c -C "$root" --exclude=__pycache__ --exclude='*.egg-info' pyproject.toml src entrypoints \
@@ -157,7 +157,7 @@ stage() {
     tar -x -C "$scratch/context"
 }
 
-# One sum over the names and contents of what is staged, over the base and the architecture.
+# Prints one checksum of the staged files (names and contents), the base and the architecture.
 inputs() {
   {
     (cd "$scratch/context" && find . -type f -print0 | sort -z | xargs -0 sha256sum)
@@ -171,9 +171,9 @@ inputs_of_image() {
 }
 
 commit() {
-  # Not a checkout but what `make dist` packed: it says which commit that was.
+  # A tarball made by `make dist` has this file instead of a Git checkout.
   [[ ! -f $root/COMMIT ]] || { cat "$root/COMMIT" && return; }
-  # The directory may be another account's, which Git does not trust by itself.
+  # Git does not trust a directory of another account, unless it is named as safe.
   local git=(git -c "safe.directory=$root" -C "$root") hash
   hash=$("${git[@]}" rev-parse HEAD 2>/dev/null) || { echo unknown && return; }
   [[ -z $("${git[@]}" status --porcelain -- src entrypoints containers pyproject.toml) ]] ||
@@ -183,7 +183,7 @@ commit() {
 
 # ── The build ────────────────────────────────────────────────────────────────────────────────────
 
-# zstd starts faster and packs better than gzip; `apptainer build` can be told so since 1.4.
+# zstd starts faster and compresses better than gzip. `apptainer build` supports it since 1.4.
 compression() {
   if is_apptainer_1_4; then
     echo "--mksquashfs-args=-comp zstd -Xcompression-level 3"
@@ -198,11 +198,11 @@ build() {
   lock=sha256:$(sha256sum <"$here/flavours/$flavour.lock" | cut -d ' ' -f 1)
   zstd=$(compression)
   [[ -z $zstd ]] || options+=("$zstd")
-  # Which of a registry's images is taken, and a label. What the SIF's header says is read from the
-  # tree's own programs.
+  # --arch selects the image in the registry and sets a label. Apptainer takes the architecture in the
+  # SIF's header from the programs in the tree.
   [[ -z $foreign ]] || options+=(--arch "$debian_architecture")
   [[ -z $certificates ]] || cp -L "$certificates" "$scratch/mnt/ca-bundle.pem"
-  # A bind needs a directory in the base: /mnt is in every one.
+  # The target of a bind must exist in the base. Every base has /mnt.
   options+=(--bind "$scratch/mnt:/mnt")
   if [[ -n ${CACHE:-} ]]; then
     mkdir -p "$CACHE" "$scratch/mnt/cache"
@@ -217,26 +217,26 @@ build() {
       --build-arg "VERSION=$version" --build-arg "COMMIT=$(commit)" \
       --build-arg "LOCK_DIGEST=$lock" --build-arg "INPUTS=$wanted" \
       "$partial" containers/tune.def >&2
-  ) || die "the build failed, its reason is above; $(kept)"
+  ) || die "the build failed, for the reason above; $(kept)"
   [[ $("$apptainer" sif list "$out" 2>/dev/null) != *Signature* ]] ||
-    say "$out was signed, and the new one is not: make sign"
+    say "$out was signed, but the new image is not: make sign"
   mv -f "$partial" "$out"
 }
 
 kept() {
-  if [[ -f $out ]]; then echo "$out is the old one, untouched"; else echo "there is no $out"; fi
+  if [[ -f $out ]]; then echo "the old $out is unchanged"; else echo "there is no $out"; fi
 }
 
 clean_up() {
   rm -f "$partial"
-  # What a base brings may be read-only.
+  # Files from the base may be read-only.
   chmod -R u+w "$scratch" 2>/dev/null || true
   rm -rf "$scratch"
 }
 
 main() {
   read_architecture
-  # An image that does not run here is not put in the place of one that does.
+  # An image that cannot run here must not replace one that can.
   out=$(realpath -m "${OUT:-tune${foreign:+-$debian_architecture}.sif}")
   certificates=${CA_BUNDLE:-${SSL_CERT_FILE:-}}
   [[ -z $certificates || -r $certificates ]] || die "CA_BUNDLE=$certificates cannot be read"
@@ -246,13 +246,13 @@ main() {
   [[ $flavour =~ ^[a-z0-9]+$ && -f $here/flavours/$flavour.args ]] ||
     die "unknown FLAVOUR=$flavour; known: $(flavours)"
   [[ $flavour != site || ( -n ${BASE:-} && $base_kind != debian ) ]] ||
-    die "FLAVOUR=site takes torch from its base, and this one has none: BASE=path/to/site.sif"
+    die "FLAVOUR=site takes torch from its base, but this base has none: use BASE=path/to/site.sif"
   check_architecture
   check_apptainer
 
   temporary=$(realpath "${APPTAINER_TMPDIR:-${TMPDIR:-/tmp}}")
-  room "$(dirname "$out")" 0 OUT
-  room "$temporary" 0 APPTAINER_TMPDIR
+  check_space "$(dirname "$out")" 0 OUT
+  check_space "$temporary" 0 APPTAINER_TMPDIR
   scratch=$(mktemp -d -p "$temporary" siftune-image.XXXXXX)
   partial=$out.$$.part
   trap clean_up EXIT
@@ -262,8 +262,8 @@ main() {
     say "$out is up to date"
     return
   fi
-  room "$(dirname "$out")" "$IMAGE_GIB" OUT
-  room "$temporary" "$TREE_GIB" APPTAINER_TMPDIR
+  check_space "$(dirname "$out")" "$IMAGE_GIB" OUT
+  check_space "$temporary" "$TREE_GIB" APPTAINER_TMPDIR
   make_base
   build
   say "$out: $(du -h "$out" | cut -f 1), flavour $flavour, $architecture;" \

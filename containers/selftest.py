@@ -1,6 +1,6 @@
-"""What `apptainer test` checks: that everything in the image works together.
+"""The checks of `apptainer test`: everything in the image works together.
 
-Without a network, and without a GPU: an image is built on machines that have none.
+They need neither a network nor a GPU, because images are built on machines that have none.
 """
 
 import importlib.util
@@ -16,59 +16,61 @@ Check = Callable[[], str]
 
 
 def packages() -> str:
-    """Every Python package is the image's own, or its base's."""
-    # Not what is on the path now, but what would be: the home may be bound at the next start.
-    assert not site.ENABLE_USER_SITE, "packages under ~/.local would be used: PYTHONNOUSERSITE"
+    """Checks that every Python package belongs to the image or its base."""
+    # The setting is checked too, because the home directory may be mounted at the next start.
+    assert not site.ENABLE_USER_SITE, "packages in ~/.local would be used: set PYTHONNOUSERSITE"
     prefixes = (sys.prefix, sys.base_prefix, "/usr")
     foreign = [entry for entry in sys.path[1:] if not entry.startswith(prefixes)]
-    assert not foreign, f"the path has {', '.join(foreign)}"
+    assert not foreign, f"sys.path has {', '.join(foreign)}"
     return f"Python {sys.version.split()[0]} in {sys.prefix}"
 
 
 def torch_and_torchvision() -> str:
-    """Both load, fit together, and are built for GPUs."""
+    """Checks that both load, match each other and are built for GPUs."""
     import torch
     from torchvision.ops import nms
 
     build = torch.version.cuda or torch.version.hip
-    assert build, f"torch {torch.__version__} is built for CPUs alone"
+    assert build, f"torch {torch.__version__} is built for CPUs only"
     kept = nms(torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1]]), torch.tensor([0.5, 0.9]), 0.5)
     assert kept.tolist() == [1], f"torchvision keeps boxes {kept.tolist()}"
     kind = "CUDA" if torch.version.cuda else "ROCm"
-    # Of torch 2.10 the list is empty where there is no GPU.
+    # With torch 2.10 the list is empty if there is no GPU.
     return " ".join([f"torch {torch.__version__}, {kind} {build}", *torch.cuda.get_arch_list()])
 
 
 def bytecode() -> str:
-    """What is kept of it in one file is what is beside the sources, and of their time."""
+    """Checks that the bytecode kept in one file is that of the sources, with their times."""
     import torch
 
     from siftune.machine import coldstart
 
-    assert isinstance(torch.__spec__.loader, coldstart.Loader), "siftune.pth does nothing"
+    assert isinstance(torch.__spec__.loader, coldstart.Loader), "siftune.pth has no effect"
     assert "def manual_seed(" in inspect.getsource(torch.manual_seed)
     for path in coldstart.places:
         kept = coldstart.Loader("", path).get_data(path)
         source = Path(importlib.util.source_from_cache(path))
-        assert kept == Path(path).read_bytes(), f"{path} is another one"
-        assert int.from_bytes(kept[8:12], "little") == int(source.stat().st_mtime), f"{path} is old"
+        assert kept == Path(path).read_bytes(), f"{path} differs from the kept bytecode"
+        assert int.from_bytes(kept[8:12], "little") == int(source.stat().st_mtime), (
+            f"{path} is outdated"
+        )
     return f"{len(coldstart.places)} modules"
 
 
 def searchers() -> str:
-    """Each can be made and proposes a config."""
+    """Checks that each searcher can be built and proposes a config."""
     from siftune.searchers import SEARCHERS
     from siftune.space import Space
 
     for name in SEARCHERS:
-        space = Space.read({"x": "choice([1, 2, 3])"})  # of choices, which all of them take
+        space = Space.read({"x": "choice([1, 2, 3])"})  # choices, which all searchers support
         config = SEARCHERS.build(name, {}, space=space, seed=0).propose(0)
         assert config["x"] in (1, 2, 3), f"{name} proposes {config}"
     return ", ".join(SEARCHERS)
 
 
 def schedulers() -> str:
-    """Each one's module loads."""
+    """Checks that the module of each scheduler loads."""
     from siftune.schedulers import SCHEDULERS
 
     for name in SCHEDULERS:
@@ -77,7 +79,7 @@ def schedulers() -> str:
 
 
 def ray() -> str:
-    """Ray Tune loads."""
+    """Checks that Ray Tune loads."""
     import ray
     import ray.tune
 
@@ -85,7 +87,7 @@ def ray() -> str:
 
 
 def one_epoch() -> str:
-    """One epoch of the trainable mnist, on blank images."""
+    """Trains one epoch of the trainable mnist on blank images."""
     from siftune.trainables.datasets.mnist import FILES
     from siftune.trainables.mnist import Mnist
 
@@ -99,7 +101,7 @@ def one_epoch() -> str:
         for file in FILES:
             with (raw / file.name).open("wb") as stream:
                 stream.write(file.header)
-                stream.truncate(file.size)  # zeros that take no space
+                stream.truncate(file.size)  # zeros that take no disk space
         trainable = Mnist(data=Path(directory), seed=0, images=600)
         metrics = [metrics for metrics, _ in trainable.epochs(config, start=None)]
     assert len(metrics) == 1, f"{len(metrics)} epochs"
@@ -107,7 +109,7 @@ def one_epoch() -> str:
 
 
 def failures(checks: tuple[Check, ...]) -> Iterator[str]:
-    """Runs all, prints what each found, yields what each that failed says."""
+    """Runs all checks, prints their results, and yields a message for each failure."""
     for check in checks:
         try:
             print(f"{check.__name__}: {check()}", flush=True)
@@ -118,13 +120,13 @@ def failures(checks: tuple[Check, ...]) -> Iterator[str]:
 def main() -> int:
     checks = (packages, bytecode, torch_and_torchvision, ray, searchers, schedulers, one_epoch)
     with tempfile.TemporaryDirectory(prefix="sift-") as directory:
-        # While an image is built /tmp is the host's, and some libraries leave caches behind.
+        # During a build /tmp belongs to the host, and some libraries leave caches there.
         os.environ |= {"TMPDIR": directory, "MPLCONFIGDIR": f"{directory}/matplotlib"}
         tempfile.tempdir = None  # read TMPDIR again
-        found = list(failures(checks))
-    for failure in found:
+        failed = list(failures(checks))
+    for failure in failed:
         print(f"FAILED {failure}", file=sys.stderr)
-    return 1 if found else 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def signed(run: Run, account: str = "hpc1") -> None:
 def refused(run: Run, *words: str) -> None:
     done = run(VERIFY)
     assert done.returncode == 1, done.stderr
-    advice = "do not run it: remove it and make image, or make sign if it was you who changed it"
+    advice = "do not run it: delete it and run make image, or make sign if you changed it yourself"
     assert [word for word in (*words, advice) if word not in done.stderr] == [], done.stderr
 
 
@@ -84,14 +84,14 @@ def test_a_signature_cannot_just_be_taken_away(run: Run, call: str) -> None:
     assert "Signature" not in removed.stdout
     done = run(call + VERIFY)
     assert done.returncode == 1
-    assert "was signed and no longer is" in done.stderr
+    assert "was signed, but its signature is missing" in done.stderr
 
 
 def test_a_link_to_an_unsigned_image_is_refused(run: Run) -> None:
     signed(run)
     assert run("cp tune.sif other.sif; apptainer sif del 4 other.sif").returncode == 0
     assert run("mv tune.sif signed.sif && ln -s other.sif tune.sif").returncode == 0
-    refused(run, "was signed and no longer is")
+    refused(run, "was signed, but its signature is missing")
 
 
 def test_each_name_that_an_image_was_signed_by_is_remembered(run: Run) -> None:
