@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Packs what a cluster needs into siftune-VERSION.tar: the project, and tune.sif if it was built.
-# Not compressed: nearly all of it is the image, which is.
+# It is not compressed, because nearly all of it is the image, which is already compressed.
 set -euo pipefail
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -15,14 +15,14 @@ main() {
     name=siftune-$version
     [[ ! -r $PROJECT/tune.sif ]] || files+=(tune.sif)
     scratch=$(mktemp -d)
-    # shellcheck disable=SC2064 # expanded now: the function's variable is gone at the exit
+    # shellcheck disable=SC2064 # expanded now, because the local variable is gone at the exit
     trap "rm -rf '$scratch'" EXIT
-    # The image's label says which commit it was built from; where it is built there may be no Git.
+    # The image's label names its commit, and Git may be missing on the machine that builds the image.
     git -C "$PROJECT" rev-parse HEAD > "$scratch/COMMIT" 2>/dev/null || echo unknown > "$scratch/COMMIT"
     tar -cf "$name.tar.part" --transform "s#^#$name/#" --exclude=__pycache__ --exclude='*.egg-info' \
         -C "$PROJECT" "${files[@]}" -C "$scratch" COMMIT
     mv "$name.tar.part" "$name.tar"
-    log "$PWD/$name.tar: unpack it on the cluster, then make submit in $name$([[ -r $PROJECT/tune.sif ]] || echo '; there was no tune.sif to pack')"
+    log "$PWD/$name.tar: unpack it on the cluster, then run make submit in $name$([[ -r $PROJECT/tune.sif ]] || echo '; there was no tune.sif to pack')"
 }
 
 main

@@ -1,12 +1,12 @@
-# What node.sh has besides Ray for its task's GPUs. Sourced, never run; lib.sh is there already.
+# The GPU functions of node.sh: utilisation and MPS. Sourced after lib.sh, never run.
 # shellcheck shell=bash
 
-# begin_sampling FILE: has the driver look every 5 s how busy the GPUs are, until end_sampling
+# begin_sampling FILE: samples the utilisation of the GPUs every 5 s into FILE, until end_sampling
 begin_sampling() {
     if [[ -z ${CUDA_VISIBLE_DEVICES:-} ]] || ! command -v nvidia-smi > /dev/null; then
         return 0
     fi
-    set -m # a process group of its own
+    set -m # the sampler gets its own process group
     sample_gpus "$1" &
     sampler_pid=$!
     set +m
@@ -18,14 +18,14 @@ end_sampling() {
     sampler_pid=''
 }
 
-# sample_gpus FILE: what machine/gpus.py reads there: how often a GPU was looked at, and the sum of the
-# percents. It is written when the time has grown by a twentieth, or by a minute: over the shared file
-# system that is some 70 times in the first 20 minutes, then once a minute.
+# sample_gpus FILE: writes the number of samples and the sum of the percentages, for machine/gpus.py. FILE
+# is on the shared file system, so it is written only when the elapsed time has grown by 5 % or by a minute:
+# about 70 times in the first 20 minutes, then once a minute.
 sample_gpus() {
     local file=$1 new=${1%/*}/.${1##*/} percent samples=0 percents=0 begun=$SECONDS now next=0
     stdbuf -oL nvidia-smi --id="$CUDA_VISIBLE_DEVICES" --query-gpu=utilization.gpu --format=csv,noheader,nounits --loop=5 |
         while read -r percent; do
-            [[ $percent =~ ^[0-9]+$ ]] || continue # [N/A] of a GPU divided by MIG; an error
+            [[ $percent =~ ^[0-9]+$ ]] || continue # [N/A], for a GPU divided by MIG, or an error
             ((percents += percent, ++samples))
             now=$((SECONDS - begun))
             ((now >= next)) || continue
@@ -35,34 +35,34 @@ sample_gpus() {
         done
 }
 
-# begin_mps DIRECTORY: where the site has MPS=1, CUDA's MPS for the GPUs, until end_mps. What is started afterwards
-# finds it by the environment, in the container too; trials with whole GPUs leave it aside (trial/process.py).
-# Where it cannot be had the job goes on without.
+# begin_mps DIRECTORY: starts CUDA's MPS for the GPUs, until end_mps, if the site has MPS=1. Processes that start
+# later find it through the environment, in the container too. Trials with whole GPUs do not use it
+# (trial/process.py). If MPS does not start, the job continues without it.
 begin_mps() {
     local directory=$1 gpus=${CUDA_VISIBLE_DEVICES:-}
     [[ ${MPS:-} == 1 && -n $gpus ]] || return 0
     if ! command -v nvidia-cuda-mps-control > /dev/null; then
-        log "MPS=1 in the site's file, but there is no nvidia-cuda-mps-control here: the job goes on without MPS"
+        log "the site's file has MPS=1, but nvidia-cuda-mps-control was not found: the job continues without MPS"
         return 0
     fi
     mkdir -m 700 "$directory"
-    # It renumbers what it is given by number, and its clients would ask for what is not there: hence names.
+    # MPS renumbers GPUs that are given by index, and its clients would then ask for wrong ones. UUIDs avoid this.
     [[ ! $gpus =~ ^[0-9,]+$ ]] ||
         gpus=$(nvidia-smi --id="$gpus" --query-gpu=uuid --format=csv,noheader | paste -sd ,) || gpus=''
     if [[ $gpus == *-* ]] && CUDA_VISIBLE_DEVICES=$gpus CUDA_MPS_PIPE_DIRECTORY=$directory CUDA_MPS_LOG_DIRECTORY=$directory \
         timeout 30 nvidia-cuda-mps-control -d < /dev/null &> "$directory/start"; then
         export CUDA_VISIBLE_DEVICES=$gpus CUDA_MPS_PIPE_DIRECTORY=$directory CUDA_MPS_LOG_DIRECTORY=$directory
-        log "MPS for $gpus"
+        log "started MPS for $gpus"
     else
-        log "MPS does not start here: $(cat "$directory/start" 2>&1); the job goes on without it"
+        log "MPS did not start: $(cat "$directory/start" 2>&1); the job continues without it"
     fi
     mps_directory=$directory
 }
 
-# end_mps: after its clients have ended
+# end_mps: stops MPS, after its clients have ended
 end_mps() {
     [[ -n ${mps_directory:-} ]] || return 0
     timeout 5 nvidia-cuda-mps-control <<< quit &> /dev/null || true
-    kill_users "$mps_directory" # where it did not listen
+    kill_users "$mps_directory" # if it did not quit
     mps_directory=''
 }

@@ -1,51 +1,51 @@
-# Functions that the scripts here share. Sourced, never run.
-# shellcheck shell=bash disable=SC2034 # OPTIONS and IN_IMAGE are for the scripts that source this
+# Functions shared by the scripts in this directory. Sourced, never run.
+# shellcheck shell=bash disable=SC2034 # OPTIONS and IN_IMAGE are used by the scripts that source this
 
-# Not $HOSTNAME: srun carries the batch node's along to the others.
+# $HOSTNAME is not used, because srun copies the batch node's value to the other nodes.
 NODE=${SLURMD_NODENAME:-$(uname -n)}
 NODE=${NODE%%.*}
 
-readonly BLOCK=250 # ports, more than Ray needs on a node
+readonly BLOCK=250 # ports for one job, more than Ray needs on a node
 
 log() {
     printf '%s %s: %s\n' "$(date +%H:%M:%S)" "$NODE" "$*" >&2
 }
 
-# die MESSAGE [STATUS]
+# die MESSAGE [EXIT_CODE]
 die() {
     log "$1"
     exit "${2:-1}"
 }
 
-# load_site PROJECT NAME: the variables of slurm/sites/NAME.env
+# load_site PROJECT NAME: sets the variables of slurm/sites/NAME.env
 load_site() {
     local project=$1 name=$2 known
     known=$(cd "$project/slurm/sites" && printf '%s ' *.env)
     [[ $name =~ ^[A-Za-z0-9_-]+$ && -r $project/slurm/sites/$name.env ]] ||
-        die "SITE must be one of: ${known//.env/}; got '$name'. slurm/sites/README.md says how to write one" 2
+        die "SITE must be one of: ${known//.env/}; got '$name'. slurm/sites/README.md says how to add a site" 2
     # shellcheck source=/dev/null
     source "$project/slurm/sites/$name.env"
 }
 
-# node_tmp PATTERN: the directory on this node's own disk; %u and %j are the job's user and number
+# node_tmp PATTERN: prints the directory on this node's own disk; %u is the job's user, and %j its number
 node_tmp() {
     local path=$1
     path=${path//%u/${SLURM_JOB_USER:-$USER}}
     printf '%s\n' "${path//%j/$SLURM_JOB_ID}"
 }
 
-# own_directory PARENT NAME: makes a directory that only this account can enter. Its name can be guessed:
-# where another account has taken it, there is another one.
+# own_directory PARENT NAME: creates a directory that only this account can enter, and prints its path. The
+# name is predictable. If another account already has it, another name is used.
 own_directory() {
     local path=$1/$2
     mkdir -p "$1" || return
-    [[ -L $path || ! -O $path ]] || rm -rf "$path" # of this job's earlier run
+    [[ -L $path || ! -O $path ]] || rm -rf "$path" # left by an earlier run of this job
     mkdir -m 700 "$path" 2>/dev/null || path=$(mktemp -d "$1/sift-XXXXXX") || return
     printf '%s\n' "$path"
 }
 
-# kill_users DIRECTORY: the processes with a file open below it, until they are gone. Its last two names are
-# looked for: the path from outside of a container may be another.
+# kill_users DIRECTORY: kills the processes with open files below it, until none is left. Only the last two
+# components of the path are compared, because the path may differ outside the container.
 kill_users() {
     local parent=${1%/*} tries left
     for ((tries = 0; tries < 50; tries++)); do
@@ -56,22 +56,23 @@ kill_users() {
     done
 }
 
-# address [INTERFACE]: this node's IPv4 address there, or the one that its name resolves to
+# address [INTERFACE]: prints this node's IPv4 address on INTERFACE, or the one that its name resolves to
 address() {
-    local found
+    local ip
     if [[ -n ${1:-} ]]; then
-        found=$(ip -4 -o addr show dev "$1" 2>/dev/null | awk '{sub("/.*", "", $4); print $4; exit}') || true
-        [[ -n $found ]] || die "no IPv4 address on the interface '$1': correct INTERFACE in the site's file"
+        ip=$(ip -4 -o addr show dev "$1" 2>/dev/null | awk '{sub("/.*", "", $4); print $4; exit}') || true
+        [[ -n $ip ]] || die "no IPv4 address on the interface '$1': correct INTERFACE in the site's file"
     else
-        found=$(getent ahostsv4 "$NODE" | awk '$1 !~ /^127\./ {print $1; exit}') || true
-        [[ -n $found ]] || die "$NODE does not resolve to an address: set INTERFACE in the site's file"
+        ip=$(getent ahostsv4 "$NODE" | awk '$1 !~ /^127\./ {print $1; exit}') || true
+        [[ -n $ip ]] || die "$NODE does not resolve to an address: set INTERFACE in the site's file"
     fi
-    printf '%s\n' "$found"
+    printf '%s\n' "$ip"
 }
 
-# free_ports COUNT NUMBER: the first of COUNT ports in a row that nothing on this node uses. All are
-# below the ephemeral range, where the kernel might give one away between the look and the use. Two
-# jobs that look at once see the same: each begins with the block of its number, of BLOCK ports.
+# free_ports COUNT NUMBER: prints the first of COUNT consecutive ports that are free on this node. All are
+# below the ephemeral range, because the kernel might assign a port of that range before it is used. Two
+# jobs that search at once would find the same ports, so each begins at a block of BLOCK ports that NUMBER
+# selects.
 free_ports() {
     local count=$1 number=$2 top used blocks tries first port
     read -r top _ < /proc/sys/net/ipv4/ip_local_port_range
@@ -86,10 +87,10 @@ free_ports() {
         printf '%s\n' "$first"
         return
     done
-    die "no $count free ports in a row on $NODE"
+    die "there are no $count consecutive free ports on $NODE"
 }
 
-# used_ports: the local TCP ports of this node, each between spaces
+# used_ports: prints the local TCP ports in use on this node, each between spaces
 used_ports() {
     local file line
     printf ' '
@@ -101,10 +102,10 @@ used_ports() {
     done
 }
 
-# sbatch_options NAME PARTITION ACCOUNT NODES GPUS_PER_NODE MINUTES: sets OPTIONS, all but the script
+# sbatch_options NAME PARTITION ACCOUNT NODES GPUS_PER_NODE MINUTES: sets OPTIONS, without the script
 sbatch_options() {
     local name=$1 partition=$2 account=$3 nodes=$4 gpus=$5 minutes=$6 warning_s
-    # Time to save and to stop Ray. Slurm may send it a minute early.
+    # The signal leaves time to save and to stop Ray. Slurm may send it a minute early.
     warning_s=$((minutes * 15 < 120 ? minutes * 15 : 120))
     OPTIONS=(
         --job-name="$name"
@@ -118,15 +119,15 @@ sbatch_options() {
         --time="$minutes"
         --signal=B:USR1@"$warning_s"
         --requeue
-        --no-kill # a lost node is not the end of the job
+        --no-kill # a lost node must not end the job
         --output=slurm-%j.out
         --open-mode=append
         --export=NONE
     )
 }
 
-# certificate NAME [ADDRESS]: makes NAME.key and NAME.crt in the job's tls/: for a server at that
-# address, or, without one, the authority that signs the others.
+# certificate NAME [ADDRESS]: creates NAME.key and NAME.crt in the job's tls/, for a server at ADDRESS.
+# Without ADDRESS, they are the authority that signs the other certificates.
 certificate() {
     local path=$job/tls/$1 openssl=(openssl)
     command -v openssl > /dev/null || openssl=("${IN_IMAGE[@]}" openssl)
@@ -143,12 +144,12 @@ certificate() {
             -extfile "$path.names" -out "$path.crt" 2>> "$path.log"
 }
 
-# in_image IMAGE JOB [NAME]: sets IN_IMAGE, what a command is put behind to run in the container, with
-# the job's token, the certificate of that name, and without a home. An array and not a function,
-# so that the process in the background is the command itself and can be signalled.
+# in_image IMAGE JOB [NAME]: sets IN_IMAGE, the prefix that runs a command in the container, with the job's
+# token and the certificate NAME, and without a home directory. It is an array and not a function, so that
+# a background process is the command itself and can be signalled.
 #
-# Ray's own check of the token leaves doors open: in 2.60 a call of RaySyncer/StartSync without one
-# ends the head. Hence TLS, where a connection without a certificate of the job's is no connection.
+# Ray's own check of the token is incomplete: in 2.60 a call of RaySyncer/StartSync without a token ends
+# the head. Therefore TLS is used: a connection without a certificate of the job is refused.
 in_image() {
     local image=$1 job=$2 own=$2/tls/${3:-driver}
     IN_IMAGE=(apptainer --silent exec)
@@ -158,9 +159,9 @@ in_image() {
     IN_IMAGE+=(--no-home --bind "$PWD" --bind "$(node_tmp "$NODE_TMP")" --pwd "$PWD"
         --env "RAY_AUTH_MODE=token,RAY_AUTH_TOKEN_PATH=$job/token,SIFTUNE_JOB=$job,SIFTUNE_ORIGIN=${origin:-}"
         --env "RAY_USE_TLS=1,RAY_TLS_CA_CERT=$job/tls/job.crt,RAY_TLS_SERVER_CERT=$own.crt,RAY_TLS_SERVER_KEY=$own.key"
-        # As in backend/environment.py: trials have the environment of their node's Ray.
+        # As in backend/environment.py, because trials inherit the environment of their node's Ray.
         --env "RAY_TRAIN_V2_ENABLED=0,RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1"
-        # Else they have names in /tmp that another account may have taken.
+        # By default they have names in /tmp that another account may have taken.
         --env "MPLCONFIGDIR=$job/matplotlib,TORCHINDUCTOR_CACHE_DIR=$job/inductor"
         "$image")
 }

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Shows the queue, each study, and what the site has to show. Needs no Python: it reads the files that
-# a study writes every few seconds. Reads STUDY, SITE and RESULTS from the environment.
+# Shows the queue, each study, and the output of the site's status command. It needs no Python, because it
+# reads the files that a study writes every few seconds. It uses the variables STUDY, SITE and RESULTS.
 set -euo pipefail
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly PROJECT
 source "$PROJECT/slurm/lib.sh"
 
-readonly SILENCE_S=30 # a driver on another node counts as dead after this, as in src/siftune/lease.py
+readonly SILENCE_S=30 # a driver on another node counts as dead after this, as in src/siftune/record/lease.py
 
 main() {
     local results=${RESULTS:-results} study shown=0
     if command -v squeue > /dev/null; then
         squeue --me --format='%.10i %.24j %.9T %.10M %.10l %.5D %R'
     else
-        echo "no Slurm here: only the studies"
+        echo "Slurm was not found on this machine: showing only the studies"
     fi
     [[ -z ${STUDY:-} || $STUDY =~ ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$ ]] ||
         die "STUDY must be the name of a study, got '$STUDY'" 2
@@ -23,16 +23,16 @@ main() {
         show "${study%/study.yaml}"
         shown=1
     done
-    ((shown)) || echo "no study ${STUDY:-} in $results"
+    ((shown)) || echo "there is no study ${STUDY:+$STUDY }in $results"
     load_site "$PROJECT" "${SITE:-generic}"
     if [[ -n $STATUS_COMMAND ]]; then
-        # A command and its flags, from the site's own file.
+        # The command and its flags come from the site's file.
         # shellcheck disable=SC2086
-        $STATUS_COMMAND || log "the site's '$STATUS_COMMAND' failed"
+        $STATUS_COMMAND || log "the site's status command failed: $STATUS_COMMAND"
     fi
 }
 
-# show DIRECTORY: one study in two lines
+# show DIRECTORY: prints one study in two lines
 show() {
     local directory=$1 metric real state paused under_way gpus=''
     state=$(life "$directory")
@@ -45,22 +45,22 @@ show() {
     if [[ $state == running* ]]; then
         under_way="$(number "$directory/summary.json" running) running"
         ((${paused:-0} == 0)) || under_way+=", $paused paused"
-        gpus="$(number "$directory/summary.json" gpus_busy) of $(number "$directory/summary.json" gpus) GPUs taken, "
+        gpus="$(number "$directory/summary.json" gpus_busy) of $(number "$directory/summary.json" gpus) GPUs in use, "
     fi
     real=$(number "$directory/summary.json" gpu_utilisation)
     real=${real#null}
     printf '%s: %s completed, %s pruned, %s failed, %s; %s; %sslots busy %s of the time%s\n' "${directory##*/}" \
         "$(number "$directory/summary.json" completed)" "$(number "$directory/summary.json" pruned)" \
         "$(number "$directory/summary.json" failed)" "$under_way" \
-        "$state" "$gpus" "$(number "$directory/summary.json" busy_fraction)" "${real:+, GPUs busy $real of it}"
+        "$state" "$gpus" "$(number "$directory/summary.json" busy_fraction)" "${real:+, GPU utilisation $real}"
     [[ -e $directory/best.json ]] || return 0
     metric=$(sed -n 's/^metric: //p' "$directory/study.yaml")
     printf '  best %s %s in trial %s, epoch %s\n' "$metric" "$(number "$directory/best.json" "$metric")" \
         "$(number "$directory/best.json" trial)" "$(number "$directory/best.json" epoch)"
 }
 
-# life DIRECTORY: whether the study is running, and if not, what to do. The words are those of History.life in
-# src/siftune/history.py, and the rules those of look in src/siftune/lease.py.
+# life DIRECTORY: prints whether the study is running, and if not, what to do. It uses the words of History.life
+# in src/siftune/record/history.py, and the rules of look in src/siftune/record/lease.py.
 life() {
     local directory=$1 driver=$1/driver.json resume="(resume with --resume ${1##*/})" clock='' seen=$1/study.yaml now ago
     if [[ -n $(number "$driver" ended) ]]; then
@@ -80,7 +80,7 @@ life() {
     if is_complete "$directory"; then echo finished; else echo "dead since $(duration "$ago") ago$clock $resume"; fi
 }
 
-# is_complete DIRECTORY: whether the study has no work left
+# is_complete DIRECTORY: returns whether the study has no work left
 is_complete() {
     local begun ended trials
     [[ $(number "$1/driver.json" finished) != true ]] || return 0
@@ -90,20 +90,20 @@ is_complete() {
     ((${ended:-0} == ${begun:-0} && ${ended:-0} >= ${trials:-0}))
 }
 
-# is_here DRIVER: whether its process is one of this machine, since it was started, and of no other container
+# is_here DRIVER: returns whether the driver's process belongs to this boot of this machine and to this container
 is_here() {
     [[ $(number "$1" boot) == "$(< /proc/sys/kernel/random/boot_id)" && $(number "$1" pids) == "$(readlink /proc/self/ns/pid)" ]]
 }
 
-# is_process DRIVER: whether this machine has such a process, and it began when the driver did
+# is_process DRIVER: returns whether this machine has such a process that began when the driver did
 is_process() {
     local -a fields
     IFS= read -r fields 2>/dev/null < "/proc/$(number "$1" pid)/stat" || return 1
-    read -r -a fields <<< "${fields##*)}" # the name before it may hold anything
+    read -r -a fields <<< "${fields##*)}" # the name before it may contain any characters
     [[ ${fields[0]} != [ZX] && ${fields[19]} == "$(number "$1" began)" ]]
 }
 
-# now DIRECTORY: the time that a file gets which is written there now
+# now DIRECTORY: prints the time of the file system, from a file that is written there now
 now() {
     local file
     file=$(mktemp "$1/.now-XXXXXX" 2>/dev/null) || return
@@ -111,7 +111,7 @@ now() {
     rm "$file"
 }
 
-# duration SECONDS: the words of duration in src/siftune/history.py
+# duration SECONDS: prints it in the words of duration in src/siftune/record/history.py
 duration() {
     LC_ALL=C awk -v s="$(($1 > 0 ? $1 : 0))" 'BEGIN {
         if (s < 90) printf "%d s", s
@@ -121,10 +121,10 @@ duration() {
     }'
 }
 
-# number FILE KEY: the last value of KEY in a JSON file of the study's, if there is one
+# number FILE KEY: prints the last value of KEY in a JSON file of the study, or nothing
 number() {
     [[ -r $1 ]] || return 0
-    tr '{},' '[\n*]' < "$1" | awk -v key="\"$2\":" '$1 == key {gsub(/"/, "", $2); found = $2} END {print found}'
+    tr '{},' '[\n*]' < "$1" | awk -v key="\"$2\":" '$1 == key {gsub(/"/, "", $2); value = $2} END {print value}'
 }
 
 main

@@ -49,7 +49,7 @@ def test_a_study_outlives_its_job(submit: Callable[..., Job], cluster: Cluster) 
     cluster.check("hpc1", "scontrol", "update", f"JobId={job.number}", "Requeue=0")
     said = job.wait(90)
     assert job.status() == 75, said
-    assert "the time is nearly over" in said
+    assert "the time limit is near" in said
     following = re.search(r"Submitted batch job (\d+)", said)
     assert following, said
     job.number = following[1]

@@ -189,7 +189,7 @@ def test_ports_that_another_account_has_taken_are_left_to_it(
         flags = f"{SMALL} --trials 1 --scheduler none --data {data}"
         job = submit(GPUS=1, PARTITION="shared", NAME="s", ARGS=flags)
         said = job.wait()
-        assert "node1: Ray did not start on this node: it is tried again" in said
+        assert "node1: Ray did not start on this node: trying again" in said
         assert job.status() == 0, said
     finally:
         squatter.kill()
@@ -270,7 +270,7 @@ def test_a_cancelled_job_leaves_nothing(
     said = cluster.check("hpc1", "make", "-C", job.directory, "status", "SITE=virtual")
     assert "RUNNING" in said
     assert "s: 0 completed" in said
-    assert re.search(r"[1-4] of 4 GPUs taken", said)
+    assert re.search(r"[1-4] of 4 GPUs in use", said)
     if how == "scancel":
         cluster.check("hpc1", "scancel", job.number)
     else:

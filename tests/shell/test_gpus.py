@@ -141,8 +141,8 @@ def test_mps_is_the_jobs_own_and_ends_with_it_however_it_ends(tmp_path: Path, en
     [
         ({}, ""),
         ({"MPS": ""}, ""),
-        ({"MPS": "1", "PATH": os.environ["PATH"]}, "there is no nvidia-cuda-mps-control here"),
-        ({"MPS": "1", "MPS_REFUSES": "1"}, "Cannot create the control pipe; the job goes on"),
+        ({"MPS": "1", "PATH": os.environ["PATH"]}, "nvidia-cuda-mps-control was not found"),
+        ({"MPS": "1", "MPS_REFUSES": "1"}, "Cannot create the control pipe; the job continues"),
     ],
     ids=["unset", "off", "absent", "refused"],
 )
@@ -164,7 +164,7 @@ def test_gpus_that_have_names_keep_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("real", "words"),
-    [(None, "busy 0.97 of the time\n"), (0.71, "busy 0.97 of the time, GPUs busy 0.71 of it\n")],
+    [(None, "busy 0.97 of the time\n"), (0.71, "busy 0.97 of the time, GPU utilisation 0.71\n")],
 )
 def test_make_status_has_both_figures(tmp_path: Path, real: float | None, words: str) -> None:
     study = tmp_path / "results" / "s"
@@ -177,4 +177,4 @@ def test_make_status_has_both_figures(tmp_path: Path, real: float | None, words:
         [ROOT / "slurm" / "status.sh"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     driver.end()
-    assert f"2 of 2 GPUs taken, slots {words}" in done.stdout
+    assert f"2 of 2 GPUs in use, slots {words}" in done.stdout

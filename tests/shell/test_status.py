@@ -141,7 +141,7 @@ def test_both_commands_and_the_page_say_whether_a_study_is_running(
 
 def test_gpus_are_taken_by_a_running_study_alone(study: Written) -> None:
     study.driver()
-    assert "0 failed, 1 running; running; 1 of 2 GPUs taken, slots busy 0.9" in shell(study)
+    assert "0 failed, 1 running; running; 1 of 2 GPUs in use, slots busy 0.9" in shell(study)
     study.driver(**GONE)
     assert re.search(r"0 failed, 1 unfinished; dead .*\); slots busy 0.9", shell(study))
 
