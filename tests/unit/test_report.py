@@ -137,8 +137,8 @@ def test_the_gpus_own_figure_is_there_where_there_is_one(written: Written) -> No
         content = summary | {"busy_fraction": 0.97, "gpu_utilisation": real}
         (study.directory / "summary.json").write_text(json.dumps(content))
         words = page(study.directory).words
-        assert "of the time 8 slots busy" in words
-        assert words.count("of the time the GPUs themselves busy") == words.count("71 %") == count
+        assert "utilisation of 8 slots" in words
+        assert words.count("GPU utilisation") == words.count("71 %") == count
 
 
 def test_one_epoch_alone(written: Written) -> None:
