@@ -64,5 +64,5 @@ def test_times(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "1:2", "4 h"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--time-limit must be as"):
+    with pytest.raises(UsageError, match="--time-limit must be a duration"):
         flags.read_time("--time-limit", text)

@@ -28,7 +28,7 @@ class Scale:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """Returns the position of a value on the axis, from 0 to 1; values beyond it are clipped."""
+        """Returns the position of a value on the axis, from 0 to 1. Values outside are clipped."""
         low, high, value = (
             (math.log(v) if v > 0 else -math.inf) if self.log else v
             for v in (self.low, self.high, value)
