@@ -58,8 +58,8 @@ def findings(place: Place, *, quick: bool = False) -> Iterator[tuple[str, Findin
         try:
             yield check.__name__.replace("_", " "), check(place)
         except Exception as error:  # the other checks run all the same
-            found = f"the check itself failed: {type(error).__name__}: {error}"
-            yield check.__name__, fail(found, "please report this bug")
+            state = f"the check itself failed: {type(error).__name__}: {error}"
+            yield check.__name__, fail(state, "please report this bug")
 
 
 def slurm(place: Place) -> Finding:
@@ -74,28 +74,28 @@ def slurm(place: Place) -> Finding:
 
 def shared_memory(place: Place) -> Finding:
     total = shutil.disk_usage("/dev/shm").total
-    found = f"/dev/shm has {total / _GIB:.1f} GiB"
+    state = f"/dev/shm has {total / _GIB:.1f} GiB"
     if total >= _GIB:
-        return ok(found)
-    return warn(found, "Ray will use slow files instead: give /dev/shm at least 1 GiB")
+        return ok(state)
+    return warn(state, "Ray will use slow files instead: give /dev/shm at least 1 GiB")
 
 
 def temporary_directory(place: Place) -> Finding:
     """Checks the free space for Ray's files, and for checkpoints until Ray has copied them."""
     ray, trials = resources.LOCAL_TMP, Path(tempfile.gettempdir())
-    found, free_gib, used = _space(ray)
+    state, free_gib, used = _space(ray)
     if free_gib < 1:
-        return fail(found, f"Ray needs 1 GiB there: {_ray_advice()}")
+        return fail(state, f"Ray needs 1 GiB there: {_ray_advice()}")
     if used > 0.95:
-        return warn(found, f"Ray refuses to store objects above 95 %: {_ray_advice()}")
+        return warn(state, f"Ray refuses to store objects above 95 %: {_ray_advice()}")
     if trials == ray:
-        return ok(found)
+        return ok(state)
     saved, free_gib, _ = _space(trials)
     if free_gib < 1:
         return warn(
             saved, "trials save their checkpoints there first: set TMPDIR to another directory"
         )
-    return ok(f"{found}, for Ray; {saved}, for checkpoints being saved")
+    return ok(f"{state}, for Ray; {saved}, for checkpoints being saved")
 
 
 def _space(directory: Path) -> tuple[str, float, float]:
@@ -106,7 +106,7 @@ def _space(directory: Path) -> tuple[str, float, float]:
 
 
 def _ray_advice() -> str:
-    """Returns how to give Ray more space in a study without Slurm. Ray does not use TMPDIR there."""
+    """Returns how to give Ray more space outside Slurm. Ray does not use TMPDIR there."""
     tmp = resources.LOCAL_TMP
     if in_container():
         return f"use apptainer run --bind DIRECTORY:{tmp} (a job uses its site's NODE_TMP)"
@@ -127,8 +127,8 @@ def sockets(place: Place) -> Finding:
             with socket.socket(socket.AF_UNIX) as unix_socket:
                 unix_socket.bind(str(path))
     except OSError as error:
-        found = f"Ray cannot create a socket in {tmp}: {error.strerror or error}"
-        return fail(found, _ray_advice())
+        state = f"Ray cannot create a socket in {tmp}: {error.strerror or error}"
+        return fail(state, _ray_advice())
     return ok(f"Ray can create its sockets in {tmp}")
 
 
@@ -137,8 +137,8 @@ _LEAST = 4096  # open files, and also processes
 
 def open_files(place: Place) -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    found = f"at most {soft} at once"
-    return ok(found) if _enough(soft) else warn(found, _more("n", hard))
+    state = f"at most {soft} at once"
+    return ok(state) if _enough(soft) else warn(state, _more("n", hard))
 
 
 def processes(place: Place) -> Finding:
@@ -187,15 +187,15 @@ def results(place: Place) -> Finding:
     directory = place.results.absolute()
     existing = next(path for path in (directory, *directory.parents) if path.is_dir())
     kind = file_system(existing.resolve(), Path("/proc/mounts").read_text())
-    found = f"{directory} is on {kind}"
+    state = f"{directory} is on {kind}"
     try:
         with tempfile.TemporaryDirectory(prefix=".siftune-", dir=existing) as scratch:
             locks = _writes(Path(scratch))
     except (OSError, AssertionError) as error:
-        return fail(f"{found}: {error}", "name another directory with --results")
+        return fail(f"{state}: {error}", "name another directory with --results")
     if not locks:
-        return warn(f"{found}, without file locks", "your training script may need them")
-    return ok(f"{found}; appending, renaming and locking work")
+        return warn(f"{state}, without file locks", "your training script may need them")
+    return ok(f"{state}; appending, renaming and locking work")
 
 
 def _writes(scratch: Path) -> bool:

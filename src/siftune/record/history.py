@@ -43,9 +43,7 @@ class History:
     study: Study
     trials: dict[str, Trial] = field(default_factory=dict)
     epochs: list[Epoch] = field(default_factory=list)
-    records: list[Epoch] = field(
-        default_factory=list
-    )  # each was the best of the study when reported
+    records: list[Epoch] = field(default_factory=list)  # each was the best so far
     tops: dict[str, Epoch] = field(default_factory=dict)  # the best epoch of each trial
     began: float | None = None  # time of the first event, in s since 1970
     heard: dict[str, float] = field(default_factory=dict)  # time of each trial's last event

@@ -182,9 +182,7 @@ def events(directory: Path) -> Iterator[Event]:
         try:
             yield json.loads(line)
         except ValueError:
-            raise JournalError(
-                f"{path}, line {number} is not an event: repair it by hand"
-            ) from None
+            raise JournalError(f"{path}, line {number} is not an event: fix it by hand") from None
 
 
 class JournalError(ValueError):
@@ -194,7 +192,7 @@ class JournalError(ValueError):
 def mend(directory: Path) -> bool:
     """Removes a truncated last line from trials.jsonl, and returns whether there was one.
 
-    It is called before lines are appended. The event of the removed line counts as not happened.
+    Call it before lines are appended. The event of the removed line counts as not happened.
     """
     path = directory / "trials.jsonl"
     content = path.read_bytes() if path.exists() else b""

@@ -185,7 +185,7 @@ class Life(enum.Enum):
     """The state of a study: whether a driver runs it, or how the last one left it."""
 
     RUNNING = "running"
-    SAVED = "saved"  # its driver stopped in order, with work left
+    SAVED = "saved"  # its driver exited cleanly, with work left
     DEAD = "dead"  # its driver was killed, with work left
     FINISHED = "finished"
 

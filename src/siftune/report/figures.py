@@ -12,8 +12,8 @@ from siftune.report.importance import MIN_TRIALS, importances
 from siftune.report.markup import Markup, join, tag
 from siftune.space.domains import Choice, Domain
 
-_POINTS = 40_000  # most points in one chart
-_LANES = 200  # most slots in the timeline
+_POINTS = 40_000  # maximum in one chart
+_LANES = 200  # maximum number of slots in the timeline
 
 
 # ── Progress over time ──────────────────────────────────────────────────────────────────────────
@@ -89,7 +89,7 @@ def curves(history: History) -> Markup:
         draw = drawn.line if len(points) > 1 else drawn.dots
         title = f"trial {name}, {history.state(history.trials[name])}"
         draw(_thin(points, _POINTS // len(shown)), kind(history, name), title)
-    caption = "Each trial by epoch. Values far worse than most are drawn at the edge."
+    caption = "The learning curve of each trial. Values far worse than most are drawn at the edge."
     return _figure(drawn, join(caption, _key(history)))
 
 

@@ -1,4 +1,4 @@
-"""Estimates which hyper-parameters affect the metric, from the trials of a study."""
+"""Estimates how strongly each hyper-parameter is related to the metric, from a study's trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ class Markup(str):
 
 
 def join(*parts: Any) -> Markup:
-    """Returns the parts as one text, with those escaped that are not markup."""
+    """Joins the parts, and escapes those that are not markup."""
     return Markup("".join(p if isinstance(p, Markup) else html.escape(str(p)) for p in parts))
 
 

@@ -16,8 +16,8 @@ from siftune.record.wording import duration, place, settings, short
 from siftune.report import figures
 from siftune.report.markup import Markup, join, tag
 
-_ROWS = 2000  # most trials in the table, the best ones
-_ERRORS = 20  # most different errors shown
+_ROWS = 2000  # maximum number of trials in the table, best first
+_ERRORS = 20  # maximum number of different errors shown
 
 
 def write(directory: Path) -> Path:
@@ -150,7 +150,7 @@ def _row(history: History, trial: Trial) -> Markup:
 
 
 def _errors(history: History) -> Markup:
-    """Returns each different error once, the most frequent first."""
+    """Returns the section of errors: each different one once, the most frequent first."""
     failed: dict[str, list[Trial]] = {}
     for trial in history.trials.values():
         if trial.error:

@@ -7,7 +7,7 @@ from siftune.record.history import History
 from siftune.record.journal import STATES, Trial
 from siftune.record.wording import duration, place, short
 
-_ROWS = 20  # most unfinished trials listed
+_ROWS = 20  # maximum number of unfinished trials listed
 
 
 def lines(history: History, *, now: float | None = None) -> Iterator[str]:
