@@ -108,7 +108,7 @@ def read_study(flags: Mapping[str, Any]) -> tuple[StudyRequest, bool]:
     base: dict[str, Any] = presets.PRESETS[presets.DEFAULT]
     if flags["config"]:
         # The file says what the study is, not which one: running it again makes another study.
-        base = mistakes.attempt(dict[str, Any](), reading.read_yaml, flags["config"])
+        base = mistakes.attempt(dict[str, Any](), reading.read_study_yaml, flags["config"])
         base.pop("name", None)
     elif flags["preset"] in presets.PRESETS:
         base = presets.PRESETS[flags["preset"]]
