@@ -1,5 +1,8 @@
-"""Studies of earlier versions continue. The directory earlier/ holds two, written when workers still
-trained trials in their own process: one was saved at its time limit, the other was killed."""
+"""Studies of earlier versions continue.
+
+earlier/ holds two that were written when workers still trained trials in their own process: one was
+saved at its time limit, the other was killed.
+"""
 
 import json
 import shutil
