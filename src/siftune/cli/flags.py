@@ -110,7 +110,7 @@ def read_study(flags: Mapping[str, Any]) -> tuple[StudyRequest, bool]:
     base: dict[str, Any] = presets.PRESETS[presets.DEFAULT]
     if flags["config"]:
         # The name in the file is not used: running the file again makes a new study.
-        base = mistakes.attempt(dict[str, Any](), reading.read_yaml, flags["config"])
+        base = mistakes.attempt(dict[str, Any](), reading.read_study_yaml, flags["config"])
         base.pop("name", None)
     elif flags["preset"] in presets.PRESETS:
         base = presets.PRESETS[flags["preset"]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from siftune.errors import UsageError
 from siftune.space import Config
-from siftune.study.reading import read, read_yaml
+from siftune.study.reading import read_saved
 from siftune.trainables import TRAINABLES, TrainableSpec
 from siftune.trial import session
 from siftune.trial.metrics import plain
@@ -59,7 +59,7 @@ def evaluate(best: Path, *, data: Path) -> dict[str, float]:
     """
     try:
         record = json.loads(best.read_text())
-        study = read([read_yaml(best.parent / "study.yaml")], {})
+        study = read_saved(best.parent)
     except (OSError, json.JSONDecodeError) as error:
         raise UsageError(f"cannot read {best}: {error}") from None
     if study.trainable not in TRAINABLES:

@@ -25,6 +25,9 @@ _BELONGINGS = {
     "scheduler": ("scheduler_options",),
 }
 
+# Options of trainables that earlier versions had: they changed the speed and not the result.
+_RETIRED = ("fused",)
+
 
 def read(
     layers: list[Mapping[str, Any]], changes: Mapping[str, Any], *, mark: str | None = None
@@ -58,7 +61,7 @@ def read(
 def read_saved(directory: Path) -> Study:
     """Returns the study in a directory, as its study.yaml has it. Raises UsageError."""
     path = directory / "study.yaml"
-    asked = read([read_yaml(path)], {})
+    asked = read([read_study_yaml(path)], {})
     if asked.searcher == AUTO or asked.scheduler is None or asked.trials is None:
         raise UsageError(f"{path} is not that of a study: it lacks searcher, scheduler or trials")
     return complete(
@@ -83,7 +86,19 @@ def read_resumed(directory: Path, changes: Mapping[str, Any]) -> StudyRequest:
             f"--resume goes on with the study as it is and cannot change {', '.join(fixed)}; "
             f"it can change: {', '.join(resumable)}"
         )
-    return read([read_yaml(directory / "study.yaml"), changes], {})
+    return read([read_study_yaml(directory / "study.yaml"), changes], {})
+
+
+def read_study_yaml(path: Path) -> dict[str, Any]:
+    """Returns the settings in a study.yaml, without those that this version no longer has.
+
+    Raises UsageError as `read_yaml` does.
+    """
+    values = read_yaml(path)
+    options = values.get("trainable_options")
+    if isinstance(options, dict):
+        values["trainable_options"] = {n: v for n, v in options.items() if n not in _RETIRED}
+    return values
 
 
 class _Loader(yaml.SafeLoader):
