@@ -332,7 +332,8 @@ def test_fewer_trials_than_slots_is_said_with_what_fills_them(
     mine: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine("def train(config):\n    tune.report({'loss': 1})\n", searcher="random", trials=1)
-    assert "1 trials leave 1 of 2 slots empty: --trials 2 fills them" in capsys.readouterr().out
+    note = "--trials 1 leaves 1 of 2 slots idle: --trials 2 uses all of them"
+    assert note in capsys.readouterr().out
 
 
 def test_auto_says_what_it_chose_and_why(

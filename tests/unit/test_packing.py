@@ -63,7 +63,7 @@ def test_fewer_fit_than_were_asked_for() -> None:
 def test_what_cannot_be_measured_is_as_the_user_says() -> None:
     found = packing()
     start(found, 0)
-    assert "cannot be measured: 8 share one" in (found.report(0, None) or "")
+    assert "cannot be measured: 8 trials share a GPU" in (found.report(0, None) or "")
     assert found.slots == 16
     assert found.limit_mib(0) is None
 

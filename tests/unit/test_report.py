@@ -378,4 +378,4 @@ def test_a_report_that_cannot_be_written_says_so_and_nothing_more(
     study = written()
     (study.directory / "report.html").mkdir()
     write_report(study.directory)
-    assert capsys.readouterr().err.startswith("report.html is not written: IsADirectoryError")
+    assert capsys.readouterr().err.startswith("could not write report.html: IsADirectoryError")
