@@ -176,7 +176,7 @@ def test_nothing_that_a_trial_raises_returns_or_names_ends_the_study(
         "",
         "whole number of 1329 bits",
     ]
-    words += ["loss is 'low'", "dictionary of metrics", "without reporting", "exit status 0"]
+    words += ["loss is 'low'", "dictionary of metrics", "without reporting", "exit code 0"]
     for (trial, error), word in zip(sorted(errors.items()), words, strict=True):
         assert word in error, (trial, error)
     assert "Traceback" not in ran.said
