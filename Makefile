@@ -18,7 +18,7 @@ WORDS = words=$$(xargs -r printf '%q ' <<< "$$ARGS") && eval "set -- $$words"
 export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE KEY
 export RESTARTS RESUME DRY_RUN ARGS STUDY RESULTS REQUIREMENTS
 
-.PHONY: help setup new tune image overlay sbom sign verify dist submit grow status cancel logs test test-arm test-oldest-ray lint \
+.PHONY: help setup new tune image overlay sbom sign verify dist submit grow status cancel logs check test test-arm test-oldest-ray lint \
 	bench soak cluster cluster-down lock clean
 
 help: ## this list
@@ -72,6 +72,9 @@ cancel: ## ends a job: JOB=…
 
 logs: ## follows the newest job's log
 	tail -n 50 -F "$$(ls -t slurm-*.out | head -n 1)"
+
+check: lint ## for daily work: style, types, and every test that needs neither Ray nor the cluster; ARGS="-k journal"
+	@$(WORDS) && $(VENV)/bin/python -m tests check "$$@"
 
 test: lint ## every test; ARGS="tests/unit"
 	@$(WORDS) && $(VENV)/bin/python -m tests "$$@"

@@ -77,7 +77,7 @@ life() {
         echo "running$clock"
         return
     fi
-    if is_complete "$directory"; then echo finished; else echo "dead since $(duration "$ago") ago$clock $resume"; fi
+    if is_complete "$directory"; then echo finished; else echo "dead for $(duration "$ago")$clock $resume"; fi
 }
 
 # is_complete DIRECTORY: returns whether the study has no work left

@@ -1,8 +1,12 @@
-"""All tests, in runs of pytest: those of the virtual cluster, which wait a lot, and beside them the
-light ones and whole studies on this machine's Ray; then studies of which a moment is met. With
-words, one run of pytest with those.
+"""Runs the tests.
 
-    make test [ARGS="tests/unit -k journal"]
+    make check [ARGS="-k journal"]    the light ones: those that need neither Ray nor the cluster
+    make test                         all of them
+    make test ARGS="tests/unit -x"    one run of pytest with these words
+
+All of them take several runs of pytest. The tests of the virtual cluster mostly wait, so the light
+ones and whole studies on this machine's Ray run beside them. The studies that a test must interrupt
+at a certain moment follow alone.
 """
 
 import subprocess
@@ -17,9 +21,11 @@ MOMENTS = ["tests/ray", *(f"--ignore={file}" for file in WHOLE)]
 
 
 def main(words: list[str]) -> int:
+    if words[:1] == ["check"]:
+        return subprocess.call([*PYTEST, *LIGHT, "--numprocesses", "auto", *words[1:]])
     if words:
         return subprocess.call([*PYTEST, *words])
-    # The cluster goes before what is beside it: it has deadlines of seconds.
+    # The cluster's tests have priority over those beside them: they have deadlines of seconds.
     with ThreadPoolExecutor() as beside:
         light = beside.submit(lambda: max(_pytest(LIGHT, nice=10), _pytest(WHOLE, nice=10)))
         worst = max(_pytest(CLUSTER), light.result())
@@ -27,14 +33,14 @@ def main(words: list[str]) -> int:
 
 
 def _pytest(words: list[str], nice: int = 0) -> int:
-    """The exit status. Whole lines are printed, so that two do not write into each other's."""
+    """Returns the exit status. Prints whole lines, so that two runs do not mix theirs."""
     command = ["nice", "-n", str(nice), *PYTEST, *words]
     streams: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, text=True, errors="replace", **streams) as run:
         assert run.stdout
         for line in run.stdout:
             print(line, end="", flush=True)
-    return abs(run.returncode)  # below 0, and not the worst of several, where it was killed
+    return abs(run.returncode)  # negative after a signal, and then not the worst of several
 
 
 if __name__ == "__main__":

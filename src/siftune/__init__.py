@@ -6,7 +6,7 @@ __all__ = ["parallel", "when"]
 
 
 def __getattr__(name: str) -> object:
-    """Imports what users need from here when it is first asked for: torch takes seconds."""
+    """Imports a public name when it is first used, because importing torch takes seconds."""
     if name == "parallel":
         from siftune.trainables.training import parallel
 

@@ -1,7 +1,7 @@
-"""Catalogues: names of searchers, schedulers and trainables, and the classes they stand for.
+"""Catalogues: the names of searchers, schedulers and trainables, and the class of each.
 
 A class is imported only when it is used, because its libraries take seconds to import. Its options
-are the keyword-only parameters of its constructor that have a default.
+are the keyword-only parameters of its constructor that have a default value.
 """
 
 import importlib
@@ -13,10 +13,10 @@ from siftune.errors import UsageError
 
 
 class Catalogue(Mapping[str, str]):
-    """Names, each with "module:Class"."""
+    """Maps each name to the text "module:Class"."""
 
     def __init__(self, kind: str, classes: Mapping[str, str]) -> None:
-        """`kind`: the word for an entry in error messages, as "searcher"."""
+        """`kind`: the word for an entry in error messages, such as "searcher"."""
         self.kind = kind
         self._classes = dict(classes)
 
@@ -39,7 +39,7 @@ class Catalogue(Mapping[str, str]):
         return getattr(importlib.import_module(module), attribute)
 
     def name_mistakes(self, name: str, *, also: tuple[str, ...] = ()) -> list[str]:
-        """Returns a sentence with the known names if `name` is not one of them, else []."""
+        """Returns a message that lists the known names if `name` is unknown, else []."""
         known = (*also, *self)
         return [] if name in known else [f"unknown {self.kind} {name!r}; known: {', '.join(known)}"]
 
@@ -53,7 +53,7 @@ class Catalogue(Mapping[str, str]):
         }
 
     def option_mistakes(self, name: str, given: Mapping[str, Any]) -> list[str]:
-        """Returns a sentence for each given option that the class does not have."""
+        """Returns a message for each given option that the class does not have."""
         known = self.options(name)
         listed = ", ".join(f"{option}={default!r}" for option, default in known.items()) or "none"
         return [
@@ -63,9 +63,9 @@ class Catalogue(Mapping[str, str]):
         ]
 
     def build(self, name: str, given: Mapping[str, Any], **needed: Any) -> Any:
-        """Returns an instance. `needed`: arguments that are no options.
+        """Returns an instance. `needed`: arguments that are not options.
 
-        Raises UsageError for unknown options, and for values that the class refuses.
+        Raises UsageError for unknown options, and for values that the class rejects.
         """
         if mistakes := self.option_mistakes(name, given):
             raise UsageError(mistakes)

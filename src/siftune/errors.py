@@ -1,10 +1,10 @@
-"""The one error that a user causes, and that carries every mistake at once."""
+"""The error for mistakes of the user, which reports all of them at once."""
 
 from collections.abc import Iterable
 
 
 class UsageError(ValueError):
-    """Mistakes found before anything was started. `mistakes` has a sentence for each."""
+    """Mistakes found before anything was started. `mistakes` has a message for each."""
 
     def __init__(self, mistakes: str | Iterable[str]) -> None:
         self.mistakes = (mistakes,) if isinstance(mistakes, str) else tuple(mistakes)

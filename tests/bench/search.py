@@ -38,9 +38,10 @@ def measure(trials: int = 48) -> dict[str, float]:
 
     Epochs take 2 s, and trials have 1 to 10 of them.
     """
-    from siftune.machine import cluster
+    from siftune.backend import environment
+    from siftune.backend.connect import connect
 
-    with tempfile.TemporaryDirectory() as scratch, cluster.connect():
+    with tempfile.TemporaryDirectory() as scratch, environment.prepared(), connect():
         figures = {
             name: _siftune(Path(scratch), name, layer, trials) for name, layer in SEARCHERS.items()
         }

@@ -76,7 +76,7 @@ def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cl
         return cluster.run("root", "bash", "-c", look, place="node2").stdout != ""
 
     poll(killed, 30, "a second node that starts", job.log)
-    missing = "node2 is not part of the job's Ray: the study goes on without it"
+    missing = "node2 has not joined the job's Ray after 30 s: the study continues without it"
     poll(lambda: missing in job.log(), 150, missing, job.log)
     study = job.study("s")
     assert nodes(study) == {"node1"}
@@ -111,7 +111,7 @@ def test_a_node_whose_disk_is_full_is_left_out(
     finally:
         cluster.check("root", "rm", "/tmp/full", place="node2")
     assert job.status() == 0, said
-    assert said.count("node2 is left out: its disk cannot be written, /tmp/") == 1
+    assert said.count("node2 is left out: cannot write to /tmp/") == 1
     assert_nothing_was_trained_twice(study, trials=16)
     assert causes(study) == {"node"}
     job.await_nothing_left()

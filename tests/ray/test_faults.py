@@ -133,7 +133,7 @@ def test_the_full_disk_of_the_only_node_stops_the_study_and_fails_no_trial(
     finally:
         subprocess.run(["umount", "-l", scratch], check=True)
     assert ran.status == 75, ran.said
-    assert f"{os.uname().nodename} is left out: its disk cannot be written, {scratch}" in ran.said
+    assert f"{os.uname().nodename} is left out: cannot write to {scratch}" in ran.said
     assert "No space left on device" in ran.said
     assert ran.states == []
 
@@ -176,7 +176,7 @@ def test_nothing_that_a_trial_raises_returns_or_names_ends_the_study(
         "",
         "whole number of 1329 bits",
     ]
-    words += ["loss is 'low'", "dictionary of metrics", "without reporting", "exit status 0"]
+    words += ["loss is 'low'", "dictionary of metrics", "without reporting", "exit code 0"]
     for (trial, error), word in zip(sorted(errors.items()), words, strict=True):
         assert word in error, (trial, error)
     assert "Traceback" not in ran.said

@@ -46,7 +46,7 @@ def test_an_example_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "my_train.py").write_text("mine")
     refused = command("new", here=tmp_path)
     assert refused.returncode == 2
-    assert "my_train.py is there already" in refused.stderr
+    assert "my_train.py: rename or remove it first" in refused.stderr
     assert (tmp_path / "my_train.py").read_text() == "mine"
     unknown = command("new", "template", here=tmp_path)
     assert unknown.returncode == 2

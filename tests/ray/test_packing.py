@@ -78,7 +78,7 @@ def test_trials_share_a_gpu_once_the_first_has_shown_what_it_takes(tmp_path: Pat
     said = run(tmp_path, gpus_per_trial=0.25)
     lines = (tmp_path / "results/s/trials.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
-    assert "up to 4 trials share a GPU: each begins with one" in said
+    assert "up to 4 trials share a GPU: each GPU starts with one trial" in said
     assert "a trial takes 8.0 GiB of 80: 4 share a GPU" in said
     epochs = [e for e in events if e["event"] == "epoch"]
     for gpu in ("0", "1"):

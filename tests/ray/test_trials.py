@@ -332,7 +332,8 @@ def test_fewer_trials_than_slots_is_said_with_what_fills_them(
     mine: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine("def train(config):\n    tune.report({'loss': 1})\n", searcher="random", trials=1)
-    assert "1 trials leave 1 of 2 slots empty: --trials 2 fills them" in capsys.readouterr().out
+    note = "--trials 1 leaves 1 of 2 slots idle: --trials 2 uses all of them"
+    assert note in capsys.readouterr().out
 
 
 def test_auto_says_what_it_chose_and_why(
@@ -347,10 +348,11 @@ def test_auto_says_what_it_chose_and_why(
 def test_a_finished_study_takes_more_trials(
     mine: Callable[..., Any], connected: None, tmp_path: Path
 ) -> None:
-    from siftune.driver.launch import launch, resumed
+    from siftune.driver.launch import launch
+    from siftune.study.reading import read_resumed
 
     mine("def train(config):\n    tune.report({'loss': config['x']})\n", trials=2)
-    more = resumed(tmp_path / "study", {"trials": 3})
+    more = read_resumed(tmp_path / "study", {"trials": 3})
     assert launch(more, data=tmp_path, results=tmp_path, resume=True) == 0
     assert launch(more, data=tmp_path, results=tmp_path, resume=True) == 0  # nothing is left
     lines = (tmp_path / "study" / "trials.jsonl").read_text().splitlines()

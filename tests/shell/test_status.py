@@ -71,28 +71,28 @@ def page(study: Written) -> str:
 PLACES = (
     r"failed, \d \w+; ([^;\n]+); ",
     r"trials; (.+), last event",
-    r"State at that time: (.+?)\. The last",
+    r"State at that time: (.+?)\. Last event",
 )
 Change = Callable[[Written], Any]
 CASES: dict[str, tuple[Change, str]] = {
     "here": (lambda s: s.driver(silent_s=HOUR), "running"),
-    "here, killed": (lambda s: s.driver(**GONE), f"dead since 0 s ago {RESUME}"),
+    "here, killed": (lambda s: s.driver(**GONE), f"dead for 0 s {RESUME}"),
     "elsewhere": (lambda s: s.driver(silent_s=5, **ELSEWHERE), "running"),
     "elsewhere, killed": (
         lambda s: s.driver(silent_s=600, **ELSEWHERE),
-        f"dead since 10 min ago {RESUME}",
+        f"dead for 10 min {RESUME}",
     ),
     "elsewhere, long ago": (
         lambda s: s.driver(silent_s=9 * HOUR, **ELSEWHERE),
-        f"dead since 9 h ago {RESUME}",
+        f"dead for 9 h {RESUME}",
     ),
     "in another container": (
         lambda s: s.driver(silent_s=600, pids="pid:[1]"),
-        f"dead since 10 min ago {RESUME}",
+        f"dead for 10 min {RESUME}",
     ),
     "a clock that is ahead": (
         lambda s: s.driver(silent_s=-HOUR, **ELSEWHERE),
-        f"dead since 0 s ago {RESUME}",
+        f"dead for 0 s {RESUME}",
     ),
     "saved": (lambda s: s.driver(ended=1.5, finished=False), f"saved {RESUME}"),
     "saved by an earlier version": (lambda s: s.driver(ended=1.5), f"saved {RESUME}"),
@@ -112,14 +112,14 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: (s.event("end", "0002", state="pruned"), s.driver(**GONE)),
         "finished",
     ),
-    "of a version without driver.json": (lambda s: None, f"dead since 0 s ago {RESUME}"),
+    "of a version without driver.json": (lambda s: None, f"dead for 0 s {RESUME}"),
     "of a version without driver.json, finished": (
         lambda s: s.event("end", "0002", state="pruned"),
         "finished",
     ),
     "a driver.json that is none": (
         lambda s: (s.directory / "driver.json").write_text("{"),
-        f"dead since 0 s ago {RESUME}",
+        f"dead for 0 s {RESUME}",
     ),
 }
 
@@ -132,7 +132,7 @@ def test_both_commands_and_the_page_say_whether_a_study_is_running(
     change(study)
     texts = [shell(study), python(study), page(study)]
     found = [re.search(pattern, text) for pattern, text in zip(PLACES, texts, strict=True)]
-    said = [re.sub(r"since \d s", "since 0 s", match[1]) for match in found if match]
+    said = [re.sub(r"for \d s", "for 0 s", match[1]) for match in found if match]
     assert said == [state] * 3
     assert ["running" in text for text in texts] == [state == "running"] * 3
     added = {path.name for path in study.directory.iterdir()} - before
@@ -191,7 +191,7 @@ def test_where_the_directory_cannot_be_written_this_machines_clock_is_taken_and_
 
     monkeypatch.setattr(lease.tempfile, "NamedTemporaryFile", refuse)
     for silent_s, state in (
-        (600, f"dead since 10 min ago, by this machine's clock {RESUME}"),
+        (600, f"dead for 10 min, by this machine's clock {RESUME}"),
         (5, "running, by this machine's clock"),
     ):
         study.driver(silent_s=silent_s, **ELSEWHERE)

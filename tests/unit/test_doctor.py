@@ -132,7 +132,7 @@ def on_path(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
         (
             "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18",
             "fail",
-            "version mismatch; take another node",
+            "version mismatch; use another node",
         ),
     ],
 )
@@ -260,9 +260,9 @@ def disks(monkeypatch: pytest.MonkeyPatch, **free_gib: float) -> None:
     ("ray", "trials", "container", "line"),
     [
         (50, 60, False, "ok {}: /RAY has 50.0 GiB free, 50% used, for Ray; /TRIALS has 60.0 GiB"),
-        (0.5, 60, False, "fail {}: /RAY has 0.5 GiB free, 100% used; Ray needs 1 GiB there: make "),
-        (0.5, 60, True, "fail {}: /RAY has 0.5 GiB free, 100% used; Ray needs 1 GiB there: start "),
-        (4, 60, False, "warn {}: /RAY has 4.0 GiB free, 96% used; Ray stores nothing there above"),
+        (0.5, 60, False, "fail {}: /RAY has 0.5 GiB free, 100% used; Ray needs 1 GiB there: free "),
+        (0.5, 60, True, "fail {}: /RAY has 0.5 GiB free, 100% used; Ray needs 1 GiB there: use "),
+        (4, 60, False, "warn {}: /RAY has 4.0 GiB free, 96% used; Ray refuses to store objects ab"),
         (50, 0.5, False, "warn {}: /TRIALS has 0.5 GiB free, 100% used; trials save their check"),
     ],
 )
@@ -302,7 +302,7 @@ def test_sockets_are_tried_where_ray_makes_them(
     long.mkdir()
     monkeypatch.setattr(doctor.tempfile, "tempdir", str(long))  # TMPDIR, which Ray does not use
     assert doctor.sockets(Place(tmp_path, tmp_path)).line("x") == (
-        "ok x: Ray can make its sockets in /tmp"
+        "ok x: Ray can create its sockets in /tmp"
     )
     monkeypatch.setattr(resources, "LOCAL_TMP", long)
     finding = doctor.sockets(Place(tmp_path, tmp_path))
@@ -338,7 +338,7 @@ def test_few_open_files_are_warned_of() -> None:
 
 def test_mps_is_asked_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(tmp_path, tmp_path)
-    assert doctor_gpus.mps(place).found.startswith("there is no nvidia-cuda-mps-control")
+    assert doctor_gpus.mps(place).found.startswith("nvidia-cuda-mps-control is not installed")
     monkeypatch.setenv("PATH", f"{ROOT}/tests/stand_ins:{os.environ['PATH']}")
     for name in ("PIPE", "LOG"):
         monkeypatch.setenv(f"CUDA_MPS_{name}_DIRECTORY", str(tmp_path))
@@ -346,7 +346,7 @@ def test_mps_is_asked_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1")
     subprocess.run(["nvidia-cuda-mps-control", "-d"], check=True)
     try:
-        assert doctor_gpus.mps(place).line("mps") == f"ok mps: MPS answers in {tmp_path}"
+        assert doctor_gpus.mps(place).line("mps") == f"ok mps: MPS is running in {tmp_path}"
     finally:
         subprocess.run(["nvidia-cuda-mps-control"], input="quit\n", text=True, check=True)
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY")

@@ -1,5 +1,6 @@
 """Preset, file and flags come together to one study."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 
 from siftune.cli import flags
 from siftune.errors import UsageError
-from siftune.study.request import StudyRequest, settings
+from siftune.study.reading import read_resumed, read_saved
+from siftune.study.request import StudyRequest, flag, settings
 
 NONE = dict.fromkeys((*settings(), "config", "resume"))
 LISTS: dict[str, Any] = {"set": []}
@@ -64,5 +66,30 @@ def test_times(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "1:2", "4 h"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--time-limit must be as"):
+    with pytest.raises(UsageError, match="--time-limit must be a duration"):
         flags.read_time("--time-limit", text)
+
+
+def test_a_study_of_an_earlier_version_may_have_an_option_that_is_gone(tmp_path: Path) -> None:
+    text = "name: s\ntrainable: mnist\ntrainable_options: {images: 600, fused: true}\n"
+    text += "searcher: random\nscheduler: asha\ntrials: 4\n"
+    (tmp_path / "study.yaml").write_text(text)
+    assert read_saved(tmp_path).trainable_options == {"images": 600}
+    assert read_resumed(tmp_path, {}).trainable_options == {"images": 600}
+    assert study(config=tmp_path / "study.yaml").trainable_options == {"images": 600}
+
+
+@pytest.mark.parametrize("missing", ["searcher: random", "scheduler: asha", "trials: 4"])
+def test_a_file_that_is_no_planned_study_is_not_taken_for_one(tmp_path: Path, missing: str) -> None:
+    lines = ["name: s", "trainable: mnist", "searcher: random", "scheduler: asha", "trials: 4"]
+    (tmp_path / "study.yaml").write_text("\n".join(line for line in lines if line != missing))
+    with pytest.raises(UsageError, match="it lacks searcher, scheduler or trials"):
+        read_saved(tmp_path)
+
+
+def test_each_setting_has_a_flag_of_its_own() -> None:
+    parser = argparse.ArgumentParser()
+    flags.add_settings(parser)
+    there = {action.dest: action.option_strings for action in parser._actions}
+    for name in settings():
+        assert there[name] == [flag(name)]

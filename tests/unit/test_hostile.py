@@ -93,7 +93,9 @@ def test_weights_outside_of_the_study_and_weights_that_run_code_are_not_loaded(
 ) -> None:
     study = tmp_path / "study"
     study.mkdir()
-    (study / "study.yaml").write_text("name: study\ntrainable: mnist\ntrials: 1\n")
+    (study / "study.yaml").write_text(
+        "name: study\ntrainable: mnist\nsearcher: random\nscheduler: none\ntrials: 1\n"
+    )
     for directory in (tmp_path, study):
         torch.save({"config": Evil()}, directory / "state.pt")
     for outside in ("../state.pt", str(tmp_path / "state.pt")):

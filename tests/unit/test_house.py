@@ -101,6 +101,35 @@ def test_files_and_functions_are_short(path: Path) -> None:
             assert node.end_lineno - node.lineno < MOST_FUNCTION_LINES, node.name
 
 
+def _names(path: Path) -> set[str]:
+    """What a module defines or imports at its top level."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def test_what_tests_import_is_there() -> None:
+    """Imports inside functions are else found only when the slowest tests run."""
+    wrong = []
+    for path in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "containers").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            if node.module == "siftune" or not node.module.startswith("siftune."):
+                continue
+            known = _names(MODULES[node.module]) if node.module in MODULES else set()
+            for alias in node.names:
+                if alias.name not in known and f"{node.module}.{alias.name}" not in MODULES:
+                    wrong.append(f"{path.relative_to(ROOT)}: {node.module}.{alias.name}")
+    assert wrong == []
+
+
 def test_module_names_in_texts_are_modules() -> None:
     """Names that no import checks: catalogues, preloaded modules, `python -m`, the image."""
     suffixes = {".py", ".sh", ".sbatch", ".def", ".toml", ".md"}

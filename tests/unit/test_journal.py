@@ -108,7 +108,7 @@ except StorageError as error:
         [sys.executable, "-c", script, str(directory), str(limit)], capture_output=True, text=True
     )
     assert "trials.jsonl" in done.stderr
-    assert "then --resume study" in done.stderr
+    assert "then run again with --resume study" in done.stderr
     content = (directory / "trials.jsonl").read_bytes()
     assert content.endswith(b"}\n")
     names = [event["trial"] for event in journal.events(directory)]

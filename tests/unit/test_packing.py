@@ -63,7 +63,7 @@ def test_fewer_fit_than_were_asked_for() -> None:
 def test_what_cannot_be_measured_is_as_the_user_says() -> None:
     found = packing()
     start(found, 0)
-    assert "cannot be measured: 8 share one" in (found.report(0, None) or "")
+    assert "cannot be measured: 8 trials share a GPU" in (found.report(0, None) or "")
     assert found.slots == 16
     assert found.limit_mib(0) is None
 
@@ -172,8 +172,8 @@ def test_without_cuda_nothing_is_measured_and_a_limit_is_no_error() -> None:
 @pytest.mark.parametrize(
     ("apps", "held"),
     [
-        (f"1, 512\n{os.getpid()}, 9318\n", 9318.0),
-        (f"{os.getpid()}, [N/A]\n", None),
+        ("1, 512\nOWN, 9318\n", 9318.0),
+        ("OWN, [N/A]\n", None),
         ("1, 512\n", None),  # a process namespace of one's own
         ("", None),
     ],
@@ -182,7 +182,7 @@ def test_the_drivers_part_is_asked_for(
     apps: str, held: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", f"{STAND_INS}:{os.environ['PATH']}")
-    monkeypatch.setenv("APPS", apps)
+    monkeypatch.setenv("APPS", apps.replace("OWN", str(os.getpid())))
     assert gpus.process_mib(os.getpid()) == held
     monkeypatch.setattr(gpu_memory, "_context_mib", None)
     assert gpu_memory._driver_mib(9000.0) == (318.0 if held else gpu_memory._CONTEXT_MIB)

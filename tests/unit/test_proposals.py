@@ -172,7 +172,7 @@ def test_a_searcher_that_raises_ends_none_of_the_processes(
             RAISES.format(call="__init__").replace("*words", "self, space, *, seed, startup=3"),
             "FloatingPointError: a matrix is singular (sitecustomize.py:4)",
         ),
-        ("import os; os._exit(3)", "exit status 3"),
+        ("import os; os._exit(3)", "exit code 3"),
         ("import os; os.kill(os.getpid(), 9)", "signal 9 (Killed)"),
     ],
     ids=["raises", "exits", "killed"],
@@ -231,5 +231,5 @@ def test_the_driver_itself_goes_on_where_its_processes_have_ended(
         run(progress)
         assert progress.by_state()["completed"] == TRIALS
     said = capfd.readouterr().err
-    assert "has ended: exit status 1; the driver computes them from now on" in said
+    assert "has ended: exit code 1; the driver now computes them" in said
     assert "gets a random config, because the searcher bayesopt failed" in said

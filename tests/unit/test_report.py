@@ -137,8 +137,8 @@ def test_the_gpus_own_figure_is_there_where_there_is_one(written: Written) -> No
         content = summary | {"busy_fraction": 0.97, "gpu_utilisation": real}
         (study.directory / "summary.json").write_text(json.dumps(content))
         words = page(study.directory).words
-        assert "of the time 8 slots busy" in words
-        assert words.count("of the time the GPUs themselves busy") == words.count("71 %") == count
+        assert "utilisation of 8 slots" in words
+        assert words.count("GPU utilisation") == words.count("71 %") == count
 
 
 def test_one_epoch_alone(written: Written) -> None:
@@ -378,4 +378,4 @@ def test_a_report_that_cannot_be_written_says_so_and_nothing_more(
     study = written()
     (study.directory / "report.html").mkdir()
     write_report(study.directory)
-    assert capsys.readouterr().err.startswith("report.html is not written: IsADirectoryError")
+    assert capsys.readouterr().err.startswith("could not write report.html: IsADirectoryError")

@@ -63,16 +63,16 @@ def test_begins_from_given_weights(digits: dict[str, Any], tmp_path: Path) -> No
     begun = resnet18._model(3, str(weights))
     assert begun.state_dict()["conv1.weight"].equal(torch.load(weights)["conv1.weight"])
     torch.save({"other": torch.zeros(1)}, weights)
-    with pytest.raises(ValueError, match="not weights of torchvision's resnet18"):
+    with pytest.raises(ValueError, match="not hold weights of torchvision's resnet18"):
         resnet18._model(3, str(weights))
 
 
 def test_says_what_is_missing(digits: dict[str, Any], tmp_path: Path) -> None:
     for options, said in (
         ({}, "--trainable-arg folder=DIR"),
-        ({"folder": str(tmp_path)}, "one folder a class"),
+        ({"folder": str(tmp_path)}, "one subfolder per class"),
         ({"folder": digits["folder"], "size": 32}, "size must be at least 64"),
-        ({"folder": digits["folder"], "weights": "none.pt"}, "there are no weights none.pt"),
+        ({"folder": digits["folder"], "weights": "none.pt"}, "weights none.pt does not exist"),
     ):
         with pytest.raises(DataError, match=said):
             resnet18.ResNet18(data=Path(), seed=0, **options).prepare()

@@ -61,9 +61,9 @@ def test_a_second_run_in_the_process_begins_anew(path: Path) -> None:
 
 
 def test_its_failure_is_an_error_that_says_what_it_said(path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"mine.py ended with no luck"):
+    with pytest.raises(RuntimeError, match=r"mine.py exited with no luck"):
         run(path, lr=1.0, fail=True)
-    with pytest.raises(RuntimeError, match=r"ended with 2: .*invalid choice"):
+    with pytest.raises(RuntimeError, match=r"exited with 2: .*invalid choice"):
         run(path, lr=1.0, fc_dim=65)
 
 
@@ -81,7 +81,7 @@ def test_mistakes_are_found_before_anything_starts(path: Path, tmp_path: Path) -
     assert "mine.py has no flag --dropout; it has: --lr, --batch-size, --fc_dim" in mistake
     assert "--nothing" not in mistake
     (mistake,) = script.mistakes(tmp_path / "absent.py", [])
-    assert mistake.endswith("absent.py is not there")
+    assert mistake.endswith("absent.py does not exist")
     broken = tmp_path / "broken.py"
     broken.write_text("import nosuchmodule")
     (mistake,) = script.mistakes(broken, [])

@@ -55,7 +55,7 @@ def test_learns_a_table(tmp_path: Path) -> None:
     ("text", "said"),
     [
         (None, "cannot read the table"),
-        ("a,b\n1,2\n", "has no column 'kind': --trainable-arg target=… one of a, b"),
+        ("a,b\n1,2\n", "has no column 'kind': set --trainable-arg target= to one of a, b"),
         ("a,kind\nx,1\ny,2\n", "every column but 'kind' must hold numbers"),
         ("a,kind\n1,x\nnan,y\n", "a number is missing"),
         ("a,kind\n1,x\n2,y\n", "too few lines"),

@@ -49,7 +49,7 @@ def test_the_state_is_the_drivers_and_not_the_age_of_the_last_event(written: Wri
     assert said(study, later=10_000)[0] == line
     study.driver(began=1)  # another process had that pid
     assert re.fullmatch(
-        r"study: 1 unfinished of 4 trials; dead since \d s ago \(resume with --resume study\), "
+        r"study: 1 unfinished of 4 trials; dead for \d s \(resume with --resume study\), "
         "last event 0 s ago",
         said(study)[0],
     )
@@ -94,4 +94,4 @@ def test_gpus_that_were_looked_at_are_told_apart_from_slots(written: Written) ->
     study = written()
     summary = {"busy_fraction": 0.97, "slots": 8, "gpu_utilisation": 0.712}
     (study.directory / "summary.json").write_text(json.dumps(summary))
-    assert "  8 slots busy 97 % of the time, the GPUs themselves 71 %" in said(study)
+    assert "  8 slots busy 97 % of the time, GPU utilisation 71 %" in said(study)

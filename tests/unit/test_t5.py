@@ -163,7 +163,7 @@ def test_what_is_not_there_is_said_before_the_start(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("short")
     with pytest.raises(DataError, match="are too few"):
         t5.T5(data=tmp_path, seed=0, text=str(tmp_path)).prepare()
-    with pytest.raises(DataError, match=r"no model of Hugging Face's in .*config\.json"):
+    with pytest.raises(DataError, match=r"no Hugging Face model in .*config\.json"):
         t5.T5(data=tmp_path, seed=0, model=str(tmp_path)).prepare()
 
 

@@ -216,8 +216,8 @@ def test_a_trial_ends_after_its_last_epoch_and_what_follows_its_report_runs(
         ("raise Own(lambda: 1)", Cause.ERROR, "Own: whatever"),
         ("raise Mute()", Cause.ERROR, "Mute"),
         ("sys.exit('no data')", Cause.ERROR, "sys.exit('no data')"),
-        ("sys.exit(3)", Cause.ERROR, "exit status 3"),
-        ("os._exit(3)", Cause.CRASH, "exit status 3"),
+        ("sys.exit(3)", Cause.ERROR, "exit code 3"),
+        ("os._exit(3)", Cause.CRASH, "exit code 3"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", Cause.CRASH, "SIGSEGV"),
         ("os.kill(os.getpid(), signal.SIGKILL)", Cause.CRASH, "SIGKILL"),
         ("raise MemoryError", Cause.MEMORY, "MemoryError"),
@@ -302,7 +302,7 @@ def test_metrics_are_what_json_can_hold(start: Start) -> None:
     """
     _, first = start(body)
     found = metrics(first)
-    assert found.pop("odd").startswith("a Odd whose text")
+    assert found.pop("odd").startswith("a Odd that cannot be shown")
     assert found == {
         "done": True,
         "1": 0.5,
@@ -369,7 +369,7 @@ host.stop()
     ("on_import", "forked", "why"),
     [
         ("import torch", True, None),
-        ("threading.Thread(target=threading.Event().wait, daemon=True).start()", False, "1 thread"),
+        ("threading.Thread(target=threading.Event().wait, daemon=True).start()", False, "threads"),
     ],
 )
 def test_a_file_that_starts_threads_when_imported_is_not_forked_from(

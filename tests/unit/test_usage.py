@@ -60,7 +60,7 @@ def tune(
         (["--gpus-per-trial", "64"], ["--gpus-per-trial must be at most", "got 64"]),
         (["--gpus-per-trial", "1.5"], ["--gpus-per-trial", "got 1.5"]),
         (["--cpus-per-trial", "4096"], ["--cpus-per-trial must be at most", "got 4096"]),
-        (["--time-limit", "soon"], ["--time-limit must be as", "'soon'"]),
+        (["--time-limit", "soon"], ["--time-limit must be a duration", "'soon'"]),
         (["--name", "../up"], ["--name must be", "'../up'"]),
         (["--searcher", "optuna", "--searcher-arg", "foo=1"], ["no option 'foo'", "sampler='tpe'"]),
         (["--searcher", "optuna", "--searcher-arg", "sampler=foo"], ["'foo'", "nsga2"]),

@@ -1,1 +1,1 @@
-"""All of Ray: its start, the workers and where they are placed, and what goes wrong with them."""
+"""All code that uses Ray: starting it, the workers, the placement of trials, and failures."""

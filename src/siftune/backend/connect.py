@@ -1,4 +1,4 @@
-"""Ray for the length of a study: that of the Slurm job, or one on this machine."""
+"""Connects to Ray for the duration of a study: the Slurm job's Ray, or one on this machine."""
 
 import logging
 import os
@@ -13,25 +13,28 @@ from siftune.backend import environment
 from siftune.machine import resources, slurm
 from siftune.machine.packages import without_gc
 
-_HEAD_S = 180.0  # for the head: a cold start of all nodes' containers over a busy file system
-_NODES_S = 30.0  # for the others after that, before it is said that they are not there
+_HEAD_S = 180.0  # for the head to start: containers may be cold and the file system busy
+_NODES_S = 30.0  # for the other nodes after that, before they are reported as missing
 
 
 class ClusterError(RuntimeError):
-    """Ray did not come up. In a job the message says on which node, and its log."""
+    """Raised if Ray does not start. In a job the message names the node and quotes its log."""
 
 
 @contextmanager
 def connect(
     lost: Callable[[], None] | None = None, say: Callable[[str], None] = print
 ) -> Iterator[None]:
-    """Ray for the length of a study: that of the Slurm job, or one on this machine.
+    """Connects this process to Ray for the duration of a study.
 
-    `environment.prepared` must have been entered. Where this process is connected already, that
-    connection is used and left as it is. Raises ClusterError if the job's head does not come up;
-    nodes that it lacks are told to `say`. When this machine's Ray is killed, the process ends, with
-    status 1, after a call of `lost` in another thread: Ray itself would wait a minute and then
-    abort. (A job sees to that by itself: slurm/tune.sbatch.)
+    In a Slurm job this is the job's Ray, otherwise a new one on this machine. A connection that
+    this process already has is used and left open. `environment.prepared` must have been entered.
+
+    `say` is called for each node of the job that does not join. If the Ray on this machine is
+    killed, `lost` is called in another thread and the process exits with code 1. Without this, Ray
+    would wait a minute and then abort. (In a job, slurm/tune.sbatch does this.)
+
+    Raises ClusterError if Ray does not start, here or on the job's head node.
     """
     import ray
 
@@ -39,15 +42,15 @@ def connect(
         yield
     elif directory := slurm.job_directory():
         over = threading.Event()
-        missing = threading.Thread(target=_tell_missing, args=(directory, say, over), daemon=True)
+        thread = threading.Thread(target=_tell_missing, args=(directory, say, over), daemon=True)
         try:
             _join(directory)
-            missing.start()
+            thread.start()
             yield
         finally:
             over.set()
-            if missing.is_alive():
-                missing.join()  # whoever asks Ray for its nodes afterwards starts another one
+            if thread.is_alive():
+                thread.join()  # its call of ray.nodes() after the shutdown would start a new Ray
             ray.shutdown()
     else:
         over = threading.Event()
@@ -61,7 +64,7 @@ def connect(
 
 
 def _start(node: resources.Node) -> None:
-    """Ray on this machine, reachable by nobody else."""
+    """Starts Ray on this machine. Other machines and accounts cannot connect to it."""
     import ray
 
     try:
@@ -73,33 +76,33 @@ def _start(node: resources.Node) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except Exception as error:  # Ray raises the bare class
+    except Exception as error:  # Ray raises plain Exception
         raise ClusterError(
-            f"Ray did not start on this machine, which may be busy: {error}"
+            f"Ray failed to start; this machine may be overloaded, try again later: {error}"
         ) from error
 
 
 def _watch(lost: Callable[[], None] | None, over: threading.Event) -> None:
-    """Ends this process when a part of its Ray has ended."""
-    parts = dict(_parts_of_ray())
+    """Ends this process when one of its Ray processes has ended."""
+    processes = dict(_ray_processes())
     while not over.wait(0.5):
-        if not any(_has_ended(process) for process in parts):
+        if not any(_has_ended(process) for process in processes):
             continue
         if over.is_set():
             return
         if lost:
             lost()
-        for process in parts:
+        for process in processes:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         environment.remove(environment.private_directory())
         os._exit(1)
 
 
-def _parts_of_ray() -> Iterator[tuple[int, str]]:
-    """Process ids and names of the parts of Ray that this process has started."""
+def _ray_processes() -> Iterator[tuple[int, str]]:
+    """Yields ids and names of the Ray processes that this process has started."""
     for task in Path("/proc/self/task").iterdir():
-        with suppress(OSError):  # the thread, or the child, has just ended
+        with suppress(OSError):  # the thread or the child has just ended
             for child in (task / "children").read_text().split():
                 name = Path(f"/proc/{child}/comm").read_text().strip()
                 if name in ("raylet", "gcs_server"):
@@ -108,17 +111,17 @@ def _parts_of_ray() -> Iterator[tuple[int, str]]:
 
 def _has_ended(process: int) -> bool:
     try:
-        # The state is behind the name, which is in brackets.
+        # The state follows the process name, which is in brackets.
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
         return True
 
 
 def _join(directory: Path) -> None:
-    """Connects to the job's Ray once its head is there.
+    """Connects to the job's Ray once its head is ready.
 
-    The other nodes are not waited for: trials start on each as soon as it has joined, and one that
-    is lost while the job begins keeps nobody waiting.
+    It does not wait for the other nodes. Trials start on each node as soon as it has joined, so a
+    node that is lost while the job starts delays nothing. Raises ClusterError.
     """
     import ray
 
@@ -132,17 +135,17 @@ def _join(directory: Path) -> None:
             raise ClusterError(f"{head}: {refusal.read_text().strip()}")
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"after {_HEAD_S:.0f} s there is no Ray on {head}, the job's first node; "
+                f"Ray did not start within {_HEAD_S:.0f} s on {head}, the job's first node; "
                 f"the end of its log: {_log_tail(directory, head)}"
             )
         time.sleep(0.1)
     address = (directory / "address").read_text().strip()
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    (directory / "joined").touch()  # from here on a loss is the cluster's
+    (directory / "joined").touch()  # tells slurm/tune.sbatch that the cluster was up
 
 
 def _tell_missing(directory: Path, say: Callable[[str], None], over: threading.Event) -> None:
-    """Says which of the job's nodes have not joined after a while, and why if they said so."""
+    """Reports each of the job's nodes that has not joined in time, with the end of its log."""
     deadline = time.monotonic() + _NODES_S
     expected = set(_nodes_of(directory))
     while (missing := sorted(expected - _alive())) and time.monotonic() < deadline:
@@ -150,21 +153,22 @@ def _tell_missing(directory: Path, say: Callable[[str], None], over: threading.E
             return
     for name in missing:
         say(
-            f"after {_NODES_S:.0f} s {name} is not part of the job's Ray: the study goes on "
-            f"without it, and with it when it comes; its log ends: {_log_tail(directory, name)}"
+            f"{name} has not joined the job's Ray after {_NODES_S:.0f} s: the study continues "
+            "without it and uses it once it joins; "
+            f"the end of its log: {_log_tail(directory, name)}"
         )
 
 
 def _nodes_of(directory: Path) -> list[str]:
-    """The job's nodes, the head's first."""
+    """Returns the names of the job's nodes; the head is the first."""
     return (directory / "nodes").read_text().split()
 
 
 def _log_tail(directory: Path, node: str) -> str:
     try:
-        return " ".join((directory / "log" / node).read_text().split()[-60:]) or "empty"
+        return " ".join((directory / "log" / node).read_text().split()[-60:]) or "(empty)"
     except OSError:
-        return "there is none"
+        return "(no log)"
 
 
 def _alive() -> set[str]:

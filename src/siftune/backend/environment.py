@@ -1,6 +1,6 @@
-"""What Ray reads from the environment when it is imported, and never again: hence set before.
+"""The environment variables of Ray, which must be set before Ray is imported.
 
-This is the one place for ways of Ray's that its documentation names only in passing.
+Settings of Ray that are hardly documented are collected here.
 """
 
 import fcntl
@@ -19,19 +19,22 @@ from siftune.machine import resources, slurm
 _ALWAYS = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial with no GPU sees none
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU sees none
     "RAY_TRAIN_V2_ENABLED": "0",
-    "RAY_prestart_worker_first_driver": "0",  # nor any process that no trial needs
+    "RAY_prestart_worker_first_driver": "0",  # no processes that trials do not use
     "RAY_COLOR_PREFIX": "0",  # no colours in a log file
 }
 
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """Ray's environment for a study of this process: that of the Slurm job, or of a Ray on this
-    machine, whose files are in a directory of its own for the time.
+    """Sets the environment variables of Ray for a study, and restores the environment on exit.
 
-    To be entered before Ray is imported, which the user's file does: Ray reads it only then.
+    They belong to the Slurm job's Ray, or to a Ray on this machine, whose files are in a private
+    directory that is removed on exit.
+
+    Must be entered before the user's file is imported: it may import Ray, and Ray reads its
+    variables only then.
     """
     before = dict(os.environ)
     try:
@@ -46,8 +49,8 @@ def prepared() -> Iterator[None]:
 def _prepared() -> Iterator[None]:
     os.environ.pop("RAY_ADDRESS", None)
     if "RAY_memory_usage_threshold" not in os.environ:
-        # Ray would kill workers where a node is short of memory, whoever uses it. The kernel kills
-        # the process that uses most, a trial: it alone is retried.
+        # Ray would kill a worker if its node runs out of memory, whichever process uses it. The
+        # kernel instead kills the largest process, a trial, and only that trial is retried.
         os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
     if directory := slurm.job_directory():
         os.environ |= _ALWAYS | {"RAY_AUTH_TOKEN_PATH": str(directory / "token")}
@@ -56,36 +59,37 @@ def _prepared() -> Iterator[None]:
     with _private_directory() as directory:
         (directory / "token").touch(mode=0o600)
         (directory / "token").write_text(secrets.token_hex(32))
-        own = {
+        private = {
             "RAY_AUTH_TOKEN_PATH": str(directory / "token"),
-            # Ray opens the directory that it is given to every account: hence one below.
+            # Ray opens this directory to every account, so it is a subdirectory.
             "RAY_TMPDIR": str(directory / "r"),
-            # Ray's only word for an address of loopback, where no other machine reaches it.
+            # The only way to make Ray use the loopback address, which no other machine reaches.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
         (directory / "r").mkdir()
-        os.environ |= _ALWAYS | own | _certificate(directory)
+        os.environ |= _ALWAYS | private | _certificate(directory)
         yield
 
 
 def private_directory() -> Path:
-    """That of the Ray on this machine."""
+    """Returns the directory with the files of the Ray on this machine."""
     return Path(os.environ["RAY_AUTH_TOKEN_PATH"]).parent
 
 
 def _certificate(directory: Path) -> dict[str, str]:
-    """TLS, so that without this certificate there is no connection: see in_image in slurm/lib.sh.
+    """Creates a TLS certificate and returns the variables that make Ray use it.
 
-    Where there is no openssl the token alone guards Ray's ports.
+    Connections without this certificate are refused; see in_image in slurm/lib.sh. Without openssl,
+    only the token protects Ray's ports.
     """
-    own = {"RAY_TLS_SERVER_CERT": "tls.crt", "RAY_TLS_SERVER_KEY": "tls.key"}
-    paths = {name: str(directory / file) for name, file in own.items()}
+    files = {"RAY_TLS_SERVER_CERT": "tls.crt", "RAY_TLS_SERVER_KEY": "tls.key"}
+    paths = {name: str(directory / file) for name, file in files.items()}
     paths["RAY_TLS_CA_CERT"] = paths["RAY_TLS_SERVER_CERT"]
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 365"
     command += " -subj /CN=siftune -addext subjectAltName=IP:127.0.0.1,DNS:localhost"
-    to = ["-out", paths["RAY_TLS_SERVER_CERT"], "-keyout", paths["RAY_TLS_SERVER_KEY"]]
+    outputs = ["-out", paths["RAY_TLS_SERVER_CERT"], "-keyout", paths["RAY_TLS_SERVER_KEY"]]
     try:
-        subprocess.run([*command.split(), *to], check=True, capture_output=True)
+        subprocess.run([*command.split(), *outputs], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         return {"RAY_USE_TLS": "0"}
     return paths | {"RAY_USE_TLS": "1"}
@@ -104,21 +108,21 @@ def _private_directory() -> Iterator[Path]:
 
 
 def _remove_dead(parent: Path) -> None:
-    """Removes this user's whose driver was killed, and so let go of its lock."""
+    """Removes this user's directories of drivers that were killed and so released their locks."""
     for directory in parent.glob("sift-*"):
-        with suppress(OSError):  # alive, or just gone
+        with suppress(OSError):  # in use, or just removed
             if directory.lstat().st_uid != os.getuid():
                 continue
-            began = (directory / "alive").stat().st_mtime
+            created = (directory / "alive").stat().st_mtime
             with (directory / "alive").open("r+") as alive:
                 fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - began > 10:  # not one that is about to take its lock
+                if time.time() - created > 10:  # a new driver may not have locked it yet
                     remove(directory)
 
 
 def remove(directory: Path) -> None:
     """Removes the directory of a Ray that has ended."""
-    # The lock last: where something still writes, the next driver tries again.
+    # The lock goes last: if a process still writes here, the next driver tries again.
     shutil.rmtree(directory / "r", ignore_errors=True)
     if not (directory / "r").exists():
         shutil.rmtree(directory, ignore_errors=True)

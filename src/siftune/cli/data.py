@@ -1,4 +1,4 @@
-"""Fetches MNIST and verifies it. Compute nodes have no network: run this where there is one."""
+"""Fetches and verifies MNIST. Run this on a machine with network access, not on a compute node."""
 
 import argparse
 import sys

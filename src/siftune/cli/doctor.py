@@ -1,4 +1,4 @@
-"""Says what this machine can do and which flavour of the image fits: a line for each check."""
+"""Checks what this machine can do and which image flavour fits it. Prints a line per check."""
 
 import argparse
 import contextlib
@@ -28,10 +28,10 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="doctor",
         description=__doc__,
-        epilog="Exit status: 0 nothing fails; 1 a check failed; warnings do not count.",
+        epilog="Exit status: 0 if no check fails; 1 if a check fails. Warnings do not count.",
         allow_abbrev=False,
     )
-    p.add_argument("--quick", action="store_true", help="without torch, which takes seconds")
+    p.add_argument("--quick", action="store_true", help="skip the torch check, which takes seconds")
     flags.add_results(p)
     flags.add_data(p)
     return p
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def findings(place: Place, *, quick: bool = False) -> Iterator[tuple[str, Finding]]:
-    """Name and finding of every check; `quick`: without torch."""
+    """Yields the name and the finding of every check. `quick`: skip the torch check."""
     checks: list[Callable[[Place], Finding]] = [
         *(doctor_gpus.flavour, doctor_gpus.gpus, doctor_gpus.mig, doctor_gpus.mps, slurm),
         *(shared_memory, temporary_directory, sockets, open_files, processes),
@@ -57,9 +57,9 @@ def findings(place: Place, *, quick: bool = False) -> Iterator[tuple[str, Findin
     for check in checks:
         try:
             yield check.__name__.replace("_", " "), check(place)
-        except Exception as error:  # the other checks are still wanted
-            found = f"the check itself failed: {type(error).__name__}: {error}"
-            yield check.__name__, fail(found, "please report it")
+        except Exception as error:  # the other checks run all the same
+            state = f"the check itself failed: {type(error).__name__}: {error}"
+            yield check.__name__, fail(state, "please report this bug")
 
 
 def slurm(place: Place) -> Finding:
@@ -68,82 +68,84 @@ def slurm(place: Place) -> Finding:
         return ok("not inside a job")
     words, count = job
     if gpu_facts.nvidia_driver() and not count:
-        return warn(words, "the node has GPUs and the job has none: ask for them with GPUS=1")
+        return warn(words, "the node has GPUs but the job has none: request them with GPUS=1")
     return ok(words)
 
 
 def shared_memory(place: Place) -> Finding:
     total = shutil.disk_usage("/dev/shm").total
-    found = f"/dev/shm has {total / _GIB:.1f} GiB"
-    return ok(found) if total >= _GIB else warn(found, "Ray will use slow files: give it 1 GiB")
+    state = f"/dev/shm has {total / _GIB:.1f} GiB"
+    if total >= _GIB:
+        return ok(state)
+    return warn(state, "Ray will use slow files instead: give /dev/shm at least 1 GiB")
 
 
 def temporary_directory(place: Place) -> Finding:
-    """Where Ray keeps its files, and where trials save a checkpoint until Ray has copied it."""
+    """Checks the free space for Ray's files, and for checkpoints until Ray has copied them."""
     ray, trials = resources.LOCAL_TMP, Path(tempfile.gettempdir())
-    found, free_gib, used = _space(ray)
+    state, free_gib, used = _space(ray)
     if free_gib < 1:
-        return fail(found, f"Ray needs 1 GiB there: {_ray_advice()}")
+        return fail(state, f"Ray needs 1 GiB there: {_ray_advice()}")
     if used > 0.95:
-        return warn(found, f"Ray stores nothing there above 95 %: {_ray_advice()}")
+        return warn(state, f"Ray refuses to store objects above 95 %: {_ray_advice()}")
     if trials == ray:
-        return ok(found)
+        return ok(state)
     saved, free_gib, _ = _space(trials)
     if free_gib < 1:
-        return warn(saved, "trials save their checkpoints there first: name another in TMPDIR")
-    return ok(f"{found}, for Ray; {saved}, for checkpoints that are being saved")
+        return warn(
+            saved, "trials save their checkpoints there first: set TMPDIR to another directory"
+        )
+    return ok(f"{state}, for Ray; {saved}, for checkpoints being saved")
 
 
 def _space(directory: Path) -> tuple[str, float, float]:
-    """What there is in words, the GiB that are free, and the part of the file system in use."""
+    """Returns a description of the disk, its free space in GiB, and the fraction in use."""
     usage = shutil.disk_usage(directory)
     free_gib, used = usage.free / _GIB, usage.used / usage.total
     return f"{directory} has {free_gib:.1f} GiB free, {used:.0%} used", free_gib, used
 
 
 def _ray_advice() -> str:
-    """How to give Ray room, where a study runs without Slurm: TMPDIR is not asked."""
+    """Returns how to give Ray more space outside Slurm. Ray does not use TMPDIR there."""
     tmp = resources.LOCAL_TMP
     if in_container():
-        return (
-            f"start it with apptainer run --bind DIRECTORY:{tmp} (a job uses its site's NODE_TMP)"
-        )
-    return f"make room in {tmp}, or use another machine (a job uses its site's NODE_TMP)"
+        return f"use apptainer run --bind DIRECTORY:{tmp} (a job uses its site's NODE_TMP)"
+    return f"free space in {tmp}, or use another machine (a job uses its site's NODE_TMP)"
 
 
-# As long as the longest path of Ray's sockets below its directory.
+# As long as the longest path of a socket below Ray's directory.
 _SOCKET = "session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 
 
 def sockets(place: Place) -> Finding:
-    """Whether Ray's sockets can be made where it makes them."""
+    """Checks that a socket can be created where Ray creates its own."""
     tmp = resources.LOCAL_TMP
     try:
         with tempfile.TemporaryDirectory(prefix="sift-", dir=tmp) as directory:
             path = Path(directory, "r", _SOCKET)
             path.parent.mkdir(parents=True)
-            with socket.socket(socket.AF_UNIX) as made:
-                made.bind(str(path))
+            with socket.socket(socket.AF_UNIX) as unix_socket:
+                unix_socket.bind(str(path))
     except OSError as error:
-        found = f"Ray cannot make a socket in {tmp}: {error.strerror or error}"
-        return fail(found, _ray_advice())
-    return ok(f"Ray can make its sockets in {tmp}")
+        state = f"Ray cannot create a socket in {tmp}: {error.strerror or error}"
+        return fail(state, _ray_advice())
+    return ok(f"Ray can create its sockets in {tmp}")
 
 
-_LEAST = 4096  # files, and processes
+_LEAST = 4096  # open files, and also processes
 
 
 def open_files(place: Place) -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    found = f"at most {soft} at once"
-    return ok(found) if _enough(soft) else warn(found, _more("n", hard))
+    state = f"at most {soft} at once"
+    return ok(state) if _enough(soft) else warn(state, _more("n", hard))
 
 
 def processes(place: Place) -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     if _enough(soft):
         return ok("no limit" if soft == resource.RLIM_INFINITY else f"at most {soft} at once")
-    return warn(f"at most {soft} at once, threads counted", _more("u", hard))
+    return warn(f"at most {soft} at once, including threads", _more("u", hard))
 
 
 def _enough(limit: int) -> bool:
@@ -151,7 +153,7 @@ def _enough(limit: int) -> bool:
 
 
 def _more(flag: str, hard: int) -> str:
-    """How to raise a limit, which nobody but root raises above the hard one."""
+    """Returns how to raise a limit. Only root can raise it above the hard limit."""
     if not _enough(hard):
         return f"Ray needs {_LEAST}: ask the administrators for more than {hard}"
     return (
@@ -165,51 +167,52 @@ def python_path(place: Place) -> Finding:
     user = site.getusersitepackages()
     if site.ENABLE_USER_SITE and Path(user).is_dir():
         return warn(f"packages in {user} are used", "export PYTHONNOUSERSITE=1")
-    return ok("neither PYTHONPATH nor packages of the home are used")
+    return ok("neither PYTHONPATH nor packages in the home directory are used")
 
 
 def file_system(path: Path, mounts: str) -> str:
-    """The type of the file system that `path` is on, of the text of /proc/mounts."""
+    """Returns the type of the file system of `path`. `mounts`: the text of /proc/mounts."""
     best, kind = "", "unknown"
     for line in mounts.splitlines():
         _, point, its_kind, *_ = line.split()
         point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), point)
-        # The later of two on the same point hides the earlier.
+        # Of two mounts on the same point, the later one hides the earlier.
         if path.is_relative_to(point) and len(point) >= len(best):
             best, kind = point, its_kind
     return kind
 
 
 def results(place: Place) -> Finding:
-    """Whether a study can be written: lines appended, files replaced, one driver told apart."""
+    """Checks that lines can be appended, files replaced, and only one driver creates its file."""
     directory = place.results.absolute()
-    there = next(path for path in (directory, *directory.parents) if path.is_dir())
-    found = f"{directory} is on {file_system(there.resolve(), Path('/proc/mounts').read_text())}"
+    existing = next(path for path in (directory, *directory.parents) if path.is_dir())
+    kind = file_system(existing.resolve(), Path("/proc/mounts").read_text())
+    state = f"{directory} is on {kind}"
     try:
-        with tempfile.TemporaryDirectory(prefix=".siftune-", dir=there) as scratch:
+        with tempfile.TemporaryDirectory(prefix=".siftune-", dir=existing) as scratch:
             locks = _writes(Path(scratch))
     except (OSError, AssertionError) as error:
-        return fail(f"{found}, and {error}", "name another directory with --results")
+        return fail(f"{state}: {error}", "name another directory with --results")
     if not locks:
-        return warn(f"{found}, without file locks", "a training script of yours may need them")
-    return ok(f"{found}; appending, renaming and locking work")
+        return warn(f"{state}, without file locks", "your training script may need them")
+    return ok(f"{state}; appending, renaming and locking work")
 
 
 def _writes(scratch: Path) -> bool:
-    """Whether files can be locked. Raises where they cannot be appended to or renamed."""
+    """Returns whether files can be locked. Raises OSError or AssertionError if a check fails."""
     path = scratch / "lines"
-    with path.open("ab", buffering=0) as one, path.open("ab", buffering=0) as other:
-        for stream, line in ((one, b"1\n"), (other, b"2\n"), (one, b"3\n")):
+    with path.open("ab", buffering=0) as first, path.open("ab", buffering=0) as second:
+        for stream, line in ((first, b"1\n"), (second, b"2\n"), (first, b"3\n")):
             stream.write(line)
         assert path.read_bytes() == b"1\n2\n3\n", "appended lines overwrite one another"
         (scratch / "new").write_text("new")
         (scratch / "new").replace(path)
-        assert path.read_text() == "new", "a renamed file is still the old one"
+        assert path.read_text() == "new", "after a rename, readers still see the old file"
         with contextlib.suppress(FileExistsError):
             path.open("x").close()
-            raise AssertionError("a file can be created twice")
+            raise AssertionError("the same file can be created exclusively twice")
         try:
-            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
     return True
@@ -218,6 +221,6 @@ def _writes(scratch: Path) -> bool:
 def data_set(place: Place) -> Finding:
     faults: Mapping[mnist.IdxFile, str] = mnist.mnist_faults(place.data)
     if not faults:
-        return ok(f"MNIST is in {place.data}, whole")
+        return ok(f"MNIST is complete in {place.data}")
     words = [fault if fault != "missing" else f"{f.name} is missing" for f, fault in faults.items()]
     return warn(f"{place.data}: {', '.join(words)}", f"fetch MNIST: data --data {place.data}")

@@ -1,4 +1,4 @@
-"""The findings of `doctor`, and what its checks share."""
+"""The findings of `doctor`, and the functions that its checks share."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    level: str  # ok, warn: it works, but; fail: it does not work
+    level: str  # ok; warn: works, with a limitation; fail: does not work
     found: str
     advice: str = ""
 
@@ -32,14 +32,18 @@ def fail(found: str, advice: str) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where studies would be written and data sets read."""
+    """The directories where studies are written and data sets are read."""
 
     results: Path
     data: Path
 
 
 def run_command(command: Sequence[str], *, deadline_s: float, text: str = "") -> tuple[int, str]:
-    """Exit status and output, the last line of its errors where it failed. `text`: its input."""
+    """Runs a command, and returns its exit status and its output.
+
+    If it fails, the output is the last line of its error messages. The exit status is -1 if the
+    deadline passed. `text`: its standard input.
+    """
     pipe = subprocess.PIPE
     process = subprocess.Popen(
         command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
@@ -48,7 +52,7 @@ def run_command(command: Sequence[str], *, deadline_s: float, text: str = "") ->
         out, errors = process.communicate(text, timeout=deadline_s)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        return -1, f"no answer in {deadline_s:.0f} s"  # not waited for: a driver may hold it
+        return -1, f"no answer in {deadline_s:.0f} s"  # not waited for: it may hang in a driver
     if process.returncode == 0:
         return 0, out
     lines = (errors.strip() or out.strip()).splitlines()

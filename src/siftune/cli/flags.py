@@ -1,6 +1,6 @@
 """The flags of a study, derived from the settings in siftune/study/request.py.
 
-Importing this module is fast, so that `--help` answers at once; reading a study imports the rest.
+Importing this module is fast, so that `--help` is too; reading a study imports the rest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
-    """Adds the flag of each setting in its group; `names`: of these only."""
+    """Adds the flag of each setting to its group. `names`: only these settings."""
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     wanted = settings() if names is None else {name: settings()[name] for name in names}
     preset = groups[GROUPS[0]]
@@ -47,13 +47,15 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] | None = 
                 action="append",
                 default=[],
                 metavar="NAME=VALUE",
-                help="fix a hyper-parameter, or give it a domain: "
-                "--set 'lr=loguniform(1e-5, 1e-2)'",
+                help="fix a hyper-parameter, or set its domain: --set 'lr=loguniform(1e-5, 1e-2)'",
             )
 
 
 def _argument(setting: Setting) -> dict[str, Any]:
-    """Values stay text: they are checked with everything else, and all mistakes come at once."""
+    """Returns the keyword arguments for add_argument.
+
+    Values stay text here. They are checked later, so that all mistakes are reported together.
+    """
     argument: dict[str, Any] = {"help": setting.help or None}
     if setting.kind == "switch":
         return argument | {"action": "store_true", "default": None}
@@ -71,7 +73,7 @@ def add_data(parser: argparse._ActionsContainer) -> None:
         type=Path,
         default=Path(os.environ.get("SIFTUNE_DATA", "data")),
         metavar="DIR",
-        help="data sets; [$SIFTUNE_DATA, else data]",
+        help="directory of data sets; [$SIFTUNE_DATA, else data]",
     )
 
 
@@ -83,7 +85,7 @@ def add_results(parser: argparse._ActionsContainer) -> None:
 
 
 def say_mistakes(command: str, mistakes: Iterable[str]) -> int:
-    """Prints the mistakes of the user, and returns the exit status for them."""
+    """Prints the user's mistakes, and returns the exit status 2."""
     for mistake in mistakes:
         print(f"{command}: {mistake}", file=sys.stderr)
     return 2
@@ -93,7 +95,7 @@ def say_mistakes(command: str, mistakes: Iterable[str]) -> int:
 
 
 def read_study(flags: Mapping[str, Any]) -> tuple[StudyRequest, bool]:
-    """Returns the study that the flags of `tune` ask for, and whether it is resumed.
+    """Returns the study that the flags of `tune` describe, and whether it is resumed.
 
     Raises UsageError with every mistake.
     """
@@ -107,20 +109,20 @@ def read_study(flags: Mapping[str, Any]) -> tuple[StudyRequest, bool]:
         return _read_resumed(flags, layer, changes, mistakes), True
     base: dict[str, Any] = presets.PRESETS[presets.DEFAULT]
     if flags["config"]:
-        # The file says what the study is, not which one: running it again makes another study.
-        base = mistakes.attempt(dict[str, Any](), reading.read_yaml, flags["config"])
+        # The name in the file is not used: running the file again makes a new study.
+        base = mistakes.attempt(dict[str, Any](), reading.read_study_yaml, flags["config"])
         base.pop("name", None)
     elif flags["preset"] in presets.PRESETS:
         base = presets.PRESETS[flags["preset"]]
     else:
         known = ", ".join(presets.PRESETS)
-        mistakes.found.append(f"unknown preset {flags['preset']!r}; known: {known}")
+        mistakes.messages.append(f"unknown preset {flags['preset']!r}; known: {known}")
     if flags["space"] is not None:
         layer["space"] = mistakes.attempt(dict[str, Any](), read_space, flags["space"])
     try:
         request = reading.read([base, layer], changes, mark=slurm.job())
     except UsageError as error:
-        raise UsageError([*mistakes.found, *error.mistakes]) from None
+        raise UsageError([*mistakes.messages, *error.mistakes]) from None
     mistakes.check()
     return request, False
 
@@ -134,11 +136,11 @@ def _read_resumed(
     from siftune.study import reading
 
     if changes or flags["space"] or flags["config"]:
-        mistakes.found.append(
+        mistakes.messages.append(
             "--resume continues the study as it is: leave out --set, --space and --config"
         )
     if not is_name(flags["resume"]):
-        mistakes.found.append(f"--resume must be the name of a study, got {flags['resume']!r}")
+        mistakes.messages.append(f"--resume must be the name of a study, got {flags['resume']!r}")
         mistakes.check()
     directory = flags["results"] / flags["resume"]
     request = mistakes.attempt(None, reading.read_resumed, directory, layer)
@@ -148,7 +150,7 @@ def _read_resumed(
 
 
 def read_trial(flags: Mapping[str, Any]) -> tuple[TrainableSpec, Config]:
-    """Returns the trainable and the one config that the flags of `train` ask for.
+    """Returns the trainable and the config that the flags of `train` describe.
 
     Raises UsageError with every mistake.
     """
@@ -170,7 +172,7 @@ def read_trial(flags: Mapping[str, Any]) -> tuple[TrainableSpec, Config]:
 
 
 def read_space(text: str) -> dict[str, Any]:
-    """Returns the dictionary that FILE.py:NAME or FILE.yaml names. Raises UsageError."""
+    """Returns the dictionary in FILE.py:NAME or FILE.yaml. Raises UsageError."""
     from siftune.study import reading
     from siftune.trainables.user.file import load_file
 
@@ -188,7 +190,7 @@ def read_space(text: str) -> dict[str, Any]:
 
 
 def read_time(flag: str, text: str) -> float:
-    """Returns the seconds of `90s`, `30m`, `4h` or Slurm's `3:30:00`. Raises UsageError."""
+    """Returns the seconds in `90s`, `30m`, `4h` or Slurm's `3:30:00`. Raises UsageError."""
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text):
         return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
     if re.fullmatch(r"(\d+:)?\d+:\d\d", text):
@@ -196,42 +198,42 @@ def read_time(flag: str, text: str) -> float:
         for part in text.split(":"):
             seconds = seconds * 60 + int(part)
         return float(seconds)
-    raise UsageError(f"{flag} must be as 90s, 30m, 4h or 3:30:00, got {text!r}")
+    raise UsageError(f"{flag} must be a duration such as 90s, 30m, 4h or 3:30:00, got {text!r}")
 
 
 class _Mistakes:
     """Collects the mistakes of several readers."""
 
     def __init__(self) -> None:
-        self.found: list[str] = []
+        self.messages: list[str] = []
 
     def attempt(self, otherwise: _T, read: Callable[..., _T], *arguments: Any) -> _T:
-        """Returns what `read` returns, or `otherwise` where it raises UsageError."""
+        """Returns what `read` returns, or `otherwise` if it raises UsageError."""
         try:
             return read(*arguments)
         except UsageError as error:
-            self.found.extend(error.mistakes)
+            self.messages.extend(error.mistakes)
             return otherwise
 
     def assignments(self, flag: str, texts: list[str] | None) -> dict[str, Any]:
-        """Returns the values of NAME=VALUE texts."""
+        """Returns the values of texts such as NAME=VALUE, by name."""
         values: dict[str, Any] = {}
         for text in texts or ():
             name, equals, value = text.partition("=")
             if equals and name:
                 values[name.strip()] = _value(value.strip())
             else:
-                self.found.append(f"{flag} must be NAME=VALUE, got {text!r}")
+                self.messages.append(f"{flag} must be NAME=VALUE, got {text!r}")
         return values
 
     def check(self) -> None:
         """Raises UsageError if there are mistakes."""
-        if self.found:
-            raise UsageError(self.found)
+        if self.messages:
+            raise UsageError(self.messages)
 
 
 def _layer(flags: Mapping[str, Any], mistakes: _Mistakes) -> dict[str, Any]:
-    """Returns the settings that the flags give, except for the space."""
+    """Returns the settings given by the flags, except for the space."""
     layer: dict[str, Any] = {}
     for name, setting in settings().items():
         given = flags[name]
@@ -240,7 +242,7 @@ def _layer(flags: Mapping[str, Any], mistakes: _Mistakes) -> dict[str, Any]:
         if setting.kind == "options":
             layer[name] = mistakes.assignments(flag(name), given)
         elif setting.kind == "number":
-            # An empty text is no number, and does not mean the default.
+            # An empty text is not a number, and does not mean the default.
             value = _value(given)
             layer[name] = given if value is None else value
         elif setting.kind == "duration":
@@ -259,4 +261,4 @@ def _value(text: str) -> Any:
     try:
         return parse_yaml(text)
     except yaml.YAMLError:
-        return text  # the text of a domain need not be YAML
+        return text  # a domain, such as loguniform(…), need not be YAML

@@ -1,4 +1,4 @@
-"""Writes a small trainable to start from, which works as it is: my_train.py."""
+"""Writes a small working trainable, my_train.py, as a starting point."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from siftune.errors import UsageError
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="new", description=__doc__, allow_abbrev=False)
     p.add_argument("kind", nargs="?", default="function", metavar="function|generator|script")
-    p.add_argument("--to", type=Path, default=Path(), metavar="DIR", help="[here]")
+    p.add_argument("--to", type=Path, default=Path(), metavar="DIR", help="[current directory]")
     return p
 
 
@@ -28,5 +28,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"new: {error}", file=sys.stderr)
         return 2
-    print("its first lines say how to train it, and how to search")
+    print("its first lines say how to train one config, and how to run a study")
     return 0

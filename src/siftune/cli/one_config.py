@@ -1,4 +1,4 @@
-"""Trains one config alone, without Ray and without a study directory, so that a debugger works."""
+"""Trains one config without Ray and without a study directory, so that a debugger works."""
 
 import json
 import tempfile
@@ -8,7 +8,7 @@ from typing import Any
 
 from siftune.errors import UsageError
 from siftune.space import Config
-from siftune.study.reading import read, read_yaml
+from siftune.study.reading import read_saved
 from siftune.trainables import TRAINABLES, TrainableSpec
 from siftune.trial import session
 from siftune.trial.metrics import plain
@@ -23,7 +23,7 @@ def train(
 ) -> None:
     """Trains one config in this process. `on_epoch` is called with the metrics of each epoch.
 
-    `save_to`: the directory for the weights; a function of the user's saves its weights itself.
+    `save_to`: the directory for the weights. A function of the user saves its weights itself.
     """
     trainable = spec.build()
     trainable.prepare()
@@ -37,7 +37,7 @@ def train(
 
 
 class _Alone:
-    """The session of a config that is trained alone, in the directory of launch."""
+    """The session of a single config, trained in the launch directory."""
 
     trial = study = "train"
     checkpoint: Path | None = None
@@ -53,24 +53,24 @@ class _Alone:
 
 
 def evaluate(best: Path, *, data: Path) -> dict[str, float]:
-    """Returns the validation and test metrics of the weights that a best.json names.
+    """Returns the validation and test metrics of the weights named in a best.json.
 
-    Raises UsageError if the file or its weights are missing, or the trainable is the user's.
+    Raises UsageError if the file or its weights are missing, or if the trainable is the user's own.
     """
     try:
         record = json.loads(best.read_text())
-        study = read([read_yaml(best.parent / "study.yaml")], {})
+        study = read_saved(best.parent)
     except (OSError, json.JSONDecodeError) as error:
         raise UsageError(f"cannot read {best}: {error}") from None
     if study.trainable not in TRAINABLES:
         raise UsageError(
-            f"{study.trainable} is your own: load {record.get('checkpoint')} with your own code"
+            f"{study.trainable} is your own: evaluate {record.get('checkpoint')} with your code"
         )
     weights = best.parent / str(record["checkpoint"])
     if not weights.resolve().is_relative_to(best.parent.resolve()):
         raise UsageError(f"{best} names weights outside of its study: {record['checkpoint']}")
     if not weights.exists():
-        raise UsageError(f"the weights {weights} are not there")
+        raise UsageError(f"the weights {weights} do not exist")
     trainable = TRAINABLES.build(
         study.trainable, study.trainable_options, data=data, seed=study.seed
     )

@@ -1,4 +1,4 @@
-"""Writes report.html, one page about a study, into its directory. Needs no Ray."""
+"""Writes report.html, one page about a study, to its directory. Does not need Ray."""
 
 import argparse
 import sys
@@ -10,7 +10,9 @@ from siftune.errors import UsageError
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="report", description=__doc__, allow_abbrev=False)
-    p.add_argument("study", nargs="?", metavar="STUDY|DIR", help="its name or directory; [newest]")
+    p.add_argument(
+        "study", nargs="?", metavar="STUDY|DIR", help="name or directory of the study; [newest]"
+    )
     flags.add_results(p)
     return p
 

@@ -1,4 +1,4 @@
-"""Says how studies are doing, from what they wrote: on any machine that sees their directory."""
+"""Prints the state of studies, on any machine that can read their directories."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,7 +9,9 @@ from siftune.errors import UsageError
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="status", description=__doc__, allow_abbrev=False)
-    p.add_argument("study", nargs="?", metavar="STUDY|DIR", help="its name or directory; [all]")
+    p.add_argument(
+        "study", nargs="?", metavar="STUDY|DIR", help="name or directory of the study; [all]"
+    )
     flags.add_results(p)
     return p
 
@@ -24,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for i, directory in enumerate(history.find(arguments.results, arguments.study)):
             try:
                 paragraph = list(status.lines(history.load(directory)))
-            except UsageError as error:  # the other studies are still to be shown
+            except UsageError as error:  # the other studies are still shown
                 mistakes += [f"{directory}: {mistake}" for mistake in error.mistakes]
             else:
                 print("\n" * (i > 0) + "\n".join(paragraph))

@@ -1,4 +1,4 @@
-"""Trains one config alone, without Ray; or evaluates the best weights of a study."""
+"""Trains one config without Ray, or evaluates the best weights of a study."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="train",
         description=__doc__,
-        epilog="Hyper-parameters that --set does not fix are drawn from the space with the seed.",
+        epilog="Hyper-parameters that --set does not fix are sampled from the space with the seed.",
         allow_abbrev=False,
     )
     flags.add_settings(p, ("trainable", "trainable_options", "space", "seed"))
@@ -24,9 +24,9 @@ def parser() -> argparse.ArgumentParser:
         dest="best",
         type=Path,
         metavar="best.json",
-        help="evaluate the weights that it names, on the validation and the test set",
+        help="evaluate the weights named in this file, on the validation and the test set",
     )
-    weights.add_argument("--save", type=Path, metavar="DIR", help="where the weights go")
+    weights.add_argument("--save", type=Path, metavar="DIR", help="directory for the weights")
     flags.add_data(weights)
     return p
 

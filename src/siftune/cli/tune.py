@@ -1,4 +1,4 @@
-"""Runs a study: hyper-parameter search on this machine, or on the cluster of a Slurm job."""
+"""Runs a study: hyper-parameter search on this machine, or on the nodes of a Slurm job."""
 
 import argparse
 import sys
@@ -13,13 +13,15 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="tune",
         description=__doc__,
-        epilog="Exit status: 0 finished; 1 no trial succeeded; 2 usage; 75 work left, resume it.",
+        epilog="Exit status: 0 finished; 1 failed; 2 usage error; 75 work left, use --resume.",
         allow_abbrev=False,
     )
     flags.add_settings(p)
     studies = p.add_argument_group("studies and data")
-    studies.add_argument("--config", type=Path, metavar="study.yaml", help="a whole study")
-    studies.add_argument("--resume", metavar="NAME", help="go on with that study")
+    studies.add_argument(
+        "--config", type=Path, metavar="study.yaml", help="run the study that this file describes"
+    )
+    studies.add_argument("--resume", metavar="NAME", help="resume the study with this name")
     flags.add_results(studies)
     flags.add_data(studies)
     return p

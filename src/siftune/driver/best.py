@@ -1,4 +1,4 @@
-"""best.json, written as soon as an epoch is the best of the study."""
+"""Writes best.json as soon as an epoch is the best of the study."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from siftune.record.journal import Event, Journal
 
 
 class BestWriter:
-    """A sink of events that keeps best.json up to date."""
+    """An event sink that keeps best.json up to date."""
 
     def __init__(self, log: Journal) -> None:
         self._log = log
@@ -19,15 +19,15 @@ class BestWriter:
 
 
 def write_best(log: Journal, progress: Progress) -> None:
-    """Writes best.json, if there is a best epoch."""
+    """Writes best.json, if the study has a best epoch."""
     if (best := progress.best) is None:
         return
     content: dict[str, Any] = {"trial": best.trial, "config": best.config}
     content |= {"metrics": best.metrics, "epoch": best.epoch, "checkpoint": None}
     if best.checkpoint:
         files = sorted((log.directory / best.checkpoint).glob("*"))
-        # The path of the weights themselves if the checkpoint is one file.
+        # If the checkpoint is a single file, the path of that file.
         path = files[0] if len(files) == 1 else log.directory / best.checkpoint
         content["checkpoint"] = str(path.relative_to(log.directory))
-    log.sync()  # else a power cut may leave a best epoch that the journal does not have
+    log.sync()  # otherwise a power cut could remove the best epoch from the journal alone
     log.write("best.json", content)

@@ -1,4 +1,4 @@
-"""Checks before a study starts, and the sentences that tell the user what to expect."""
+"""Checks before a study starts, and notes that tell the user what to expect."""
 
 import tempfile
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ from siftune.study.request import StudyRequest
 from siftune.study.study import Study
 from siftune.trainables import TrainableSpec
 
-_ROUNDING = 1e-9  # of quotients of fractions
+_ROUNDING = 1e-9  # tolerance for quotients of fractions
 
 
 def resource_mistakes(
     request: StudyRequest, nodes: list[Node], *, gpus_per_trial: float
 ) -> list[str]:
-    """Returns a sentence if a trial does not fit on the nodes."""
-    cpus_per_trial, there = request.cpus_per_trial, sum(node.gpus for node in nodes)
-    if gpus_per_trial > there:
+    """Returns a sentence for each reason why a trial does not fit on the nodes."""
+    cpus_per_trial, most_gpus = request.cpus_per_trial, sum(node.gpus for node in nodes)
+    if gpus_per_trial > most_gpus:
         too_many_gpus = [
-            f"--gpus-per-trial must be at most the {there:g} GPUs that there are, "
-            f"got {gpus_per_trial:g}: use --gpus-per-trial {there:g}"
+            f"--gpus-per-trial must be at most {most_gpus:g}, the number of GPUs, "
+            f"got {gpus_per_trial:g}: use --gpus-per-trial {most_gpus:g}"
         ]
     else:
         too_many_gpus = []
@@ -34,7 +34,7 @@ def resource_mistakes(
         several = f" for {processes} processes" if processes > 1 else ""
         return [
             *too_many_gpus,
-            f"--cpus-per-trial must be at most the {most_cpus:g} CPUs that there are{several}, "
+            f"--cpus-per-trial must be at most {most_cpus:g}, the number of CPUs{several}, "
             f"got {cpus_per_trial:g}: use --cpus-per-trial {most_cpus:g}",
         ]
     if too_many_gpus or resources.slots(
@@ -43,47 +43,48 @@ def resource_mistakes(
         return too_many_gpus
     fitting = most_cpus * min(1, int(nodes[0].gpus) * len(nodes) / processes)
     return [
-        f"a trial on {gpus_per_trial:g} GPUs with {cpus_per_trial:g} CPUs fits nowhere, since each "
-        f"GPU comes with its part of the CPUs: try --cpus-per-trial {fitting / nodes[0].gpus:g}"
+        f"a trial with {gpus_per_trial:g} GPUs and {cpus_per_trial:g} CPUs does not fit, because "
+        "each of its GPUs comes with an equal part of its CPUs: "
+        f"try --cpus-per-trial {fitting / nodes[0].gpus:g}"
     ]
 
 
 def check_memory(study: Study, trainable: TrainableSpec) -> list[str]:
-    """Returns a sentence about the GPU memory that a trial needs, if that is known beforehand.
+    """Returns a sentence about the GPU memory that a trial needs, if this is known in advance.
 
     Raises UsageError if the GPUs have less.
     """
     if (needed := trainable.memory_gib(study.space)) is None:
         return []
-    where = f"each of its {trainable.processes} GPUs" if trainable.processes > 1 else "memory"
-    needs = f"a trial of the largest config needs about {needed:.0f} GiB of {where}"
+    where = f" on each of {trainable.processes} GPUs" if trainable.processes > 1 else ""
+    needs = f"the largest config needs about {needed:.0f} GiB of GPU memory{where}"
     if not study.gpus_per_trial or (has := gpus.memory_gib()) is None:
         return [needs]
-    # How many trials share a GPU, where they do, follows from what the first really takes.
+    # How many trials share a GPU is decided later, by the memory that the first one uses.
     if needed > has:
         raise UsageError(
-            f"{needs}, and there are {has:.0f}: give it more with --gpus-per-trial, or set a "
+            f"{needs}, but a GPU has {has:.0f} GiB: use more GPUs with --gpus-per-trial, or set a "
             "smaller batch_size, accumulation=4 or recompute=true"
         )
-    return [f"{needs}, of {has:.0f}"]
+    return [f"{needs}; a GPU has {has:.0f} GiB"]
 
 
 def is_begun(directory: Path) -> bool:
-    """Whether the directory holds a study, or files of somebody's.
+    """Returns whether the directory holds a study or other files.
 
-    A study that was killed before its first line does not count, nor do the files of drivers that
-    are about to begin.
+    A study that was killed before it wrote its first event does not count, nor do the lock files of
+    drivers that are about to start.
     """
     names = [path.name for path in directory.iterdir()] if directory.exists() else ["driver.json"]
     return not names or any(not name.startswith(("driver.json", ".driver.")) for name in names)
 
 
 def directory_mistakes(directory: Path) -> list[str]:
-    """Returns a sentence if a new study cannot be written to the directory."""
+    """Returns the reason, if any, why a new study cannot be written to the directory."""
     if is_begun(directory):
         return [
             f"the study {directory.name!r} exists in {directory.parent} and is not overwritten: "
-            f"give another --name, or go on with it: --resume {directory.name}"
+            f"give another --name, or resume it with --resume {directory.name}"
         ]
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -94,13 +95,15 @@ def directory_mistakes(directory: Path) -> list[str]:
 
 
 def packing_of(study: Study, nodes: list[Node], progress: Progress) -> Packing | None:
-    """Returns how trials share GPUs, with the memory use that an interrupted study has measured.
-    None if they do not share."""
-    part = study.gpus_per_trial
-    if not 0 < part < 1:
+    """Returns how trials share GPUs; None if they do not.
+
+    An interrupted study continues with the memory use that it has measured.
+    """
+    fraction = study.gpus_per_trial
+    if not 0 < fraction < 1:
         return None
     cpus = min((node.cpus / node.gpus for node in nodes if node.gpus), default=0.0)
-    most = min(int(1 / part + _ROUNDING), int(cpus / study.cpus_per_trial + _ROUNDING))
+    most = min(int(1 / fraction + _ROUNDING), int(cpus / study.cpus_per_trial + _ROUNDING))
     if most < 1 or (gib := gpus.memory_gib()) is None:
         return None
     packing = Packing(gpu_mib=1024 * gib, most=most)
@@ -110,23 +113,23 @@ def packing_of(study: Study, nodes: list[Node], progress: Progress) -> Packing |
 
 
 def notes(study: Study, nodes: list[Node], slots: int) -> Iterator[str]:
-    """Yields sentences about resources that stay idle, and about a data set that is cut."""
-    there = int(sum(node.gpus for node in nodes))
-    if not there:
-        yield "no GPU here: trials run on the CPU"
+    """Yields notes about resources that stay idle, and about a data set that is used in part."""
+    total = int(sum(node.gpus for node in nodes))
+    if not total:
+        yield "no GPU found: trials run on the CPU"
     width = int(study.gpus_per_trial)
-    if width > 1 and there > slots * width:
+    if width > 1 and total > slots * width:
         yield (
-            f"trials of {width} GPUs leave {there - slots * width} of {there} GPUs idle, "
-            f"{slots} at once"
+            f"{slots} trials of {width} GPUs at once leave {total - slots * width} of {total} "
+            "GPUs idle"
         )
     if study.trials < slots:
         yield (
-            f"{study.trials} trials leave {slots - study.trials} of {slots} slots empty: "
-            f"--trials {slots} fills them"
+            f"--trials {study.trials} leaves {slots - study.trials} of {slots} slots idle: "
+            f"--trials {slots} uses all of them"
         )
     if "images" in study.trainable_options:
         yield (
-            f"a part of the data set: {study.trainable_options['images']:,} of MNIST's "
-            "60,000 training images; --preset mnist takes them all"
+            f"training on a part of the data set: {study.trainable_options['images']:,} of MNIST's "
+            "60,000 training images; --preset mnist uses all of them"
         )

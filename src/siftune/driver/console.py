@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a live table on a terminal, lines in a log file."""
+"""The progress output of a running study: a live table on a terminal, lines in a log file."""
 
 import sys
 import threading
@@ -14,7 +14,7 @@ from siftune.record.wording import duration, settings, short
 from siftune.space import Config
 from siftune.study.study import Study
 
-_ROWS = 16  # trials that the table shows
+_ROWS = 16  # the most that the table shows
 
 
 class View(Protocol):
@@ -25,7 +25,7 @@ class View(Protocol):
 
 @contextmanager
 def view(study: Study) -> Iterator[View]:
-    """The view that fits standard output, for the length of a study."""
+    """Yields the view for standard output, for the duration of a study."""
     if not sys.stdout.isatty():
         yield Lines(study)
         return
@@ -35,7 +35,7 @@ def view(study: Study) -> Iterator[View]:
 
 
 class Lines:
-    """A line per event, none redrawn: for log files."""
+    """Prints one line per event and redraws nothing, for log files."""
 
     def __init__(self, study: Study) -> None:
         self._metric = study.metric
@@ -45,9 +45,9 @@ class Lines:
 
     def __call__(self, event: Event, progress: Progress) -> None:
         trial = progress.trials[event["trial"]]
-        self._print(f"trial {trial.trial} {self._what(event, trial, progress)}")
+        self._print(f"trial {trial.trial} {self._describe(event, trial, progress)}")
 
-    def _what(self, event: Event, trial: Trial, progress: Progress) -> str:
+    def _describe(self, event: Event, trial: Trial, progress: Progress) -> str:
         if event["event"] == "start":
             return f"start {' '.join(settings(trial.config, progress.study.space))}"
         if event["event"] == "epoch":
@@ -58,7 +58,7 @@ class Lines:
         if event["event"] == "restart":
             donor = f", as a clone of {event['donor']}" if "donor" in event else ""
             error = f": {event['error'].splitlines()[-1]}" if "error" in event else ""
-            return f"goes on after epoch {event['epoch']}{donor}{error}"
+            return f"restarted after epoch {event['epoch']}{donor}{error}"
         if event["event"] == "pause":
             return f"paused after epoch {trial.epoch}"
         if event["event"] == "resume":
@@ -72,7 +72,7 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What the table shows of one trial."""
+    """The row of one trial in the table."""
 
     trial: str
     state: str
@@ -82,10 +82,10 @@ class _Row:
 
 
 class Table:
-    """One table, redrawn in place: trials, epochs, best so far, time left.
+    """A table that is redrawn in place: trials, epochs, the best so far, the time left.
 
-    rich draws it in a thread of its own, while the driver changes the trials. So each event copies
-    what it has changed, and only the copies are drawn.
+    rich draws it in its own thread while the driver changes the trials. So each event copies what
+    it has changed, and only the copies are drawn.
     """
 
     def __init__(self, study: Study) -> None:
@@ -93,7 +93,7 @@ class Table:
         from rich.live import Live
 
         self._study = study
-        self._lock = threading.Lock()  # of the two that follow
+        self._lock = threading.Lock()  # guards the next two
         self._rows: dict[str, _Row] = {}
         self._best: Best | None = None
         self._began = time.monotonic()
@@ -106,7 +106,7 @@ class Table:
 
     def __call__(self, event: Event, progress: Progress) -> None:
         changed = [progress.trials[event["trial"]]]
-        if not self._rows:  # an interrupted study has trials from before
+        if not self._rows:  # a resumed study has earlier trials
             self._began = time.monotonic()
             changed = list(progress.trials.values())
         rows = {trial.trial: self._row(trial) for trial in changed}
@@ -164,7 +164,7 @@ class Table:
 
     @staticmethod
     def _shown(rows: Sequence[_Row], best: Best | None) -> list[_Row]:
-        """The best, all that run, and the latest of the others, in their order."""
+        """Returns the rows to draw: the best, the running and the latest other trials, in order."""
         first = {
             r.trial: r for r in rows if r.state == "running" or r.trial == (best and best.trial)
         }

@@ -1,4 +1,4 @@
-"""The end of a study: its report, its last lines, and the exit status of the driver."""
+"""The end of a study: its report, its last messages, and the exit code of the driver."""
 
 import os
 import sys
@@ -6,31 +6,31 @@ from pathlib import Path
 
 from siftune.driver.progress import Progress
 
-FINISHED, FAILED, RESUMABLE = 0, 1, 75  # exit statuses
+FINISHED, FAILED, RESUMABLE = 0, 1, 75  # exit codes
 
 
 def write_report(directory: Path) -> None:
-    """Writes report.html. The study is over and safe, so an error is only told."""
+    """Writes report.html. An error is only printed, because the results are already saved."""
     try:
         from siftune.report import page
 
         page.write(directory)
     except Exception as error:
-        print(f"report.html is not written: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"could not write report.html: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def say_stopped(reason: str, study: str) -> None:
-    """Says why a study cannot continue now."""
+    """Prints why the study cannot continue now, and how to resume it."""
     sys.stdout.flush()
-    print(f"the study stops: {reason}", file=sys.stderr)
-    print(f"see to that, then --resume {study}", file=sys.stderr, flush=True)
+    print(f"stopping the study: {reason}", file=sys.stderr)
+    print(f"fix this, then resume with --resume {study}", file=sys.stderr, flush=True)
 
 
 def conclude(progress: Progress, directory: Path) -> int:
-    """Prints the results, and returns the exit status."""
+    """Prints the results and returns the exit code."""
     states = progress.by_state()
     counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
-    print(f"study {progress.study.name}: {counted or 'no trial begun'}")
+    print(f"study {progress.study.name}: {counted or 'no trial started'}")
     for trial in progress.trials.values():
         if trial.error:
             print(f"  trial {trial.trial} failed: {trial.error.splitlines()[-1]}")
@@ -42,11 +42,11 @@ def conclude(progress: Progress, directory: Path) -> int:
         active = progress.study.space.active(best.config)
         for name, value in best.config.items():
             print(f"  {name}: {value}{'' if name in active else ' (has no effect here)'}")
-    print(f"everything is in {os.path.relpath(directory)}")
+    print(f"results are in {os.path.relpath(directory)}")
     if not progress.done:
-        print(f"there is work left: go on with --resume {directory.name}")
+        print(f"the study is not finished: resume it with --resume {directory.name}")
         return RESUMABLE
     if not states["completed"] and not states["pruned"]:
-        print("no trial succeeded: trials.jsonl has each one's error", file=sys.stderr)
+        print("no trial succeeded: see the errors in trials.jsonl", file=sys.stderr)
         return FAILED
     return FINISHED

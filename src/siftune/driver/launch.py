@@ -31,31 +31,32 @@ from siftune.trainables import TrainableSpec
 
 
 def launch(request: StudyRequest, *, data: Path, results: Path, resume: bool = False) -> int:
-    """Runs a study, new or interrupted, and returns the exit status.
+    """Runs a new or interrupted study and returns the exit code.
 
-    `data`: the directory of data sets. `results`: the directory of study directories. Raises
-    UsageError, with all mistakes, before anything is started or written; DataError if the data set
-    is missing; StudyBusyError if another driver runs the study; StorageError if the study directory
-    cannot be written, or no longer.
+    `data`: the directory of data sets. `results`: the directory of study directories.
+
+    Raises UsageError with all mistakes, before anything is started or written; DataError if the
+    data set is missing; StudyBusyError if another driver runs the study; StorageError if the study
+    directory cannot be written, at the start or later.
     """
     directory = results.absolute() / request.name
     same_job = lease.read(directory).get("job") == slurm.job() is not None
     if same_job and not resume and checks.is_begun(directory):
-        # Slurm has requeued this job, with the flags that it was submitted with.
+        # Slurm has requeued this job with its original flags, so the study is resumed.
         request, resume = read_resumed(directory, {}), True
     nodes = resources.nodes()
     study, trainable, notes = _plan(request, nodes, data, new=None if resume else directory)
     trainable.build().prepare()
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        # For nobody else, until the user shares this one directory: its files have their umask.
+        # Private until the user shares this directory; the files in it follow the user's umask.
         directory.mkdir(mode=0o700, exist_ok=True)
         held = Lease(directory, job=slurm.job())
     except OSError as error:
         raise StorageError(directory / "driver.json", error) from None
     try:
         if not resume and (mistakes := checks.directory_mistakes(directory)):
-            raise UsageError(mistakes)  # another driver was quicker
+            raise UsageError(mistakes)  # another driver has created it meanwhile
         return _Run(study, nodes, trainable, directory, held).run(notes)
     finally:
         held.end()
@@ -64,8 +65,10 @@ def launch(request: StudyRequest, *, data: Path, results: Path, resume: bool = F
 def _plan(
     request: StudyRequest, nodes: list[Node], data: Path, *, new: Path | None
 ) -> tuple[Study, TrainableSpec, list[str]]:
-    """Returns the planned study, its trainable, and sentences for the user. `new`: the directory of
-    a study that does not exist yet. Raises UsageError with all mistakes."""
+    """Returns the planned study, its trainable, and notes for the user.
+
+    `new`: the directory of the study, if it is a new one. Raises UsageError with all mistakes.
+    """
     gpus_per_trial = request.gpus_per_trial
     if gpus_per_trial is None:
         gpus_per_trial = 1 if nodes[0].gpus else 0
@@ -95,7 +98,7 @@ def _plan(
 
 @dataclass
 class _Run:
-    """One run of a study, from its study directory to its exit status."""
+    """One run of a study, from its study directory to its exit code."""
 
     study: Study
     nodes: list[Node]
@@ -104,9 +107,9 @@ class _Run:
     lease: Lease
 
     def run(self, notes: list[str]) -> int:
-        """Returns the exit status. `notes`: sentences to tell the user at the start."""
+        """Runs the study and returns the exit code. `notes`: sentences to print at the start."""
         if journal.mend(self.directory):
-            notes.append("trials.jsonl: its last line was cut short; that event has not happened")
+            notes.append("the last line of trials.jsonl was incomplete and has been removed")
         log = Journal(self.directory)
         log.write_text("study.yaml", self.study.to_yaml())
         events = list(journal.events(self.directory))
@@ -124,7 +127,7 @@ class _Run:
                 sinks=(BestWriter(log), view),
             )
             progress.replay(events)
-            write_best(log, progress)  # a kill may have come between the journal and best.json
+            write_best(log, progress)  # a kill may have prevented writing best.json
             unseen_s = summary.unseen_s(self.directory, events)
             packing = None if progress.done else checks.packing_of(self.study, self.nodes, progress)
             self._introduce(view, [*notes, *checks.notes(self.study, self.nodes, slots)], packing)
@@ -136,7 +139,7 @@ class _Run:
         if status is not None:
             return status
         log.close()
-        self.lease.end(finished=progress.done)  # before the report, which says so
+        self.lease.end(finished=progress.done)  # before the report, which shows this
         ending.write_report(self.directory)
         return ending.conclude(progress, self.directory)
 
@@ -161,7 +164,7 @@ class _Run:
         packing: Packing | None,
         unseen_s: float,
     ) -> int | None:
-        """Runs the trials. Returns an exit status if the study cannot continue on these nodes."""
+        """Runs the trials. Returns an exit code if the study cannot continue, on any node."""
         from siftune.backend.connect import connect
 
         with (
@@ -194,7 +197,7 @@ class _Run:
                 )
             except StorageError:
                 raise
-            except OSError as error:  # a checkpoint in the study directory
+            except OSError as error:  # from a checkpoint in the study directory
                 path = Path(error.filename or self.directory / "checkpoints")
                 raise StorageError(path, error) from error
         monitor.write_summary()
@@ -209,13 +212,18 @@ class _Run:
 
     def _ray_was_killed(self) -> None:
         self.lease.end()
-        ending.say_stopped("its Ray was killed, perhaps out of memory", self.study.name)
+        ending.say_stopped(
+            "Ray was killed, perhaps because the node ran out of memory", self.study.name
+        )
 
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Yields a list that SIGINT (Ctrl-C) and SIGTERM are added to, so that the study saves and
-    stops. Ctrl-C twice stops at once. Must be entered after Ray, which sets its own handler."""
+    """Yields a list of the signals received so far: SIGINT (Ctrl-C) or SIGTERM.
+
+    After the first one the study saves its state and stops; a second Ctrl-C stops it at once. Must
+    be entered after Ray has started, because Ray sets its own handler.
+    """
     received: list[int] = []
 
     def take(number: int, frame: FrameType | None) -> None:
@@ -223,8 +231,8 @@ def _signals() -> Iterator[list[int]]:
         again = ""
         if number == signal.SIGINT:
             signal.signal(number, signal.default_int_handler)
-            again = "; Ctrl-C again stops at once"
-        print(f"stopping after this moment's reports{again}", file=sys.stderr, flush=True)
+            again = "; press Ctrl-C again to stop at once"
+        print(f"stopping after the current reports{again}", file=sys.stderr, flush=True)
 
     before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,4 +1,4 @@
-"""The loop that runs a study's trials: what Progress decides, the slots carry out."""
+"""The loop that runs a study's trials: Progress decides, and the slots carry out."""
 
 import math
 import secrets
@@ -22,19 +22,19 @@ from siftune.trainables import TrainableSpec
 from siftune.trial import checkpoints
 from siftune.trial.messages import Answer, Begin, Cause, End, GpuShare, Message, Report, Setup
 
-_PROPOSAL_S = 0.02  # between two looks for a proposal that is being computed
-_LOOK_S = 1.0  # between two looks at nodes, time limits and trials that hang
-_GRACE_S = 15.0  # for the other processes of a trial, once one has ended
+_PROPOSAL_S = 0.02  # between two checks for a proposal that is being computed
+_LOOK_S = 1.0  # between two checks of nodes, time limits and hung trials
+_GRACE_S = 15.0  # for the other processes of a trial to end, once one has ended
 _MOST_LOSSES = 12  # workers in a row that end before they train
-_UNANSWERED_S = 60.0  # for a worker to kill a trial that hangs
+_UNANSWERED_S = 60.0  # for a worker to kill a hung trial
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Why a study cannot go on now."""
+    """The reason why a study cannot continue now."""
 
     reason: str
-    elsewhere: bool = False  # on other nodes it could: the job is to start again
+    elsewhere: bool = False  # it could on other nodes, so the job should restart
 
 
 def run(
@@ -50,15 +50,16 @@ def run(
     say: Callable[[str], None] = print,
     workers: Workers | None = None,
 ) -> Ended | None:
-    """Runs the study's trials until all are done, or `stop()` is true: asked once a second or more.
+    """Runs the study's trials until all are done or `stop()`, called at least once a second, is
+    true. Ray must be connected.
 
-    Ray must be connected. `directory` is the study's; `progress` may have replayed an interrupted
-    study. Nodes whose disks fail are added to `left_out`, by Ray's ids. `packing` is given where
-    trials share GPUs as memory allows. `say` is told what a person should know. `workers`: [those
-    of Ray's].
+    `directory`: the study directory. `progress`: may have replayed an interrupted study.
+    `left_out`: Ray's ids of nodes that must not be used; nodes whose disks fail are added.
+    `packing`: given if trials share GPUs as memory allows. `say`: prints a message for the user.
+    `workers`: [Ray actors].
 
-    Returns why the study could not go on, if that is so. Raises OSError where the study directory
-    cannot be written.
+    Returns the reason if the study cannot continue. Raises OSError if the study directory cannot be
+    written.
     """
     gpus = study.gpus_per_trial
     each = {"CPU": study.cpus_per_trial / trainable.processes}
@@ -97,30 +98,30 @@ class _Loop:
     say: Callable[[str], None]
     patience: Patience
     running: dict[str, Running] = field(default_factory=dict)
-    again: list[str] = field(default_factory=list)  # trials to be started once more
-    interrupted: set[str] = field(default_factory=set)  # of these: by an end of the study
+    again: list[str] = field(default_factory=list)  # trials to be restarted
+    interrupted: set[str] = field(default_factory=set)  # those of them interrupted with the study
     ended: Ended | None = None
-    said: set[str] = field(default_factory=set)  # kinds of sentences that are said once
+    said: set[str] = field(default_factory=set)  # kinds of messages that were printed already
     awaits_proposal: bool = False
 
     def run(self, stop: Callable[[], bool]) -> Ended | None:
-        self._take_up()
+        self._restore_interrupted()
         while not self.progress.done and not self.ended and not stop():
             self.slots.refresh()
             self._assign()
             for slot, rank, message in self.slots.hear(self._timeout_s()):
                 self._take(slot, rank, message)
-            self._end_late()
+            self._stop_late()
             self._watch_losses()
         return self.ended
 
     def _timeout_s(self) -> float:
         return _PROPOSAL_S if self.awaits_proposal else _LOOK_S
 
-    # ── What is started ─────────────────────────────────────────────────────────────────────────
+    # ── Starts ──────────────────────────────────────────────────────────────────────────────────
 
-    def _take_up(self) -> None:
-        """Trials that an end of the study has interrupted."""
+    def _restore_interrupted(self) -> None:
+        """Prepares the trials that were interrupted with the study to continue."""
         progress = self.progress
         for name in progress.overdue():
             progress.end(name, "pruned")
@@ -129,11 +130,11 @@ class _Loop:
                 self.again.append(name)
                 self.interrupted.add(name)
             elif progress.trials[name].state != "paused":
-                progress.pause(name)  # it was on its way there, or had just gone on
+                progress.pause(name)  # it was about to pause, or had just resumed
 
     def _assign(self) -> None:
-        """Starts what there is place for: trials that are to start again, those that the scheduler
-        has go on, and new ones."""
+        """Fills the free slots: first with trials to restart, then with trials that the scheduler
+        resumes or clones, then with new ones."""
         progress = self.progress
         self.awaits_proposal = False
         for name in list(self.again):
@@ -163,32 +164,32 @@ class _Loop:
         trial = self.progress.trials[name]
         if name in self.interrupted:
             self.interrupted.remove(name)
-            found = self._checkpoint(trial)
-            self.progress.restart(name, found[0] if found else 0)
+            checkpoint = self._checkpoint(trial)
+            self.progress.restart(name, checkpoint[0] if checkpoint else 0)
         self._start(slot, trial)
 
     def _orders(self) -> list[Order]:
-        """The scheduler's orders that a free slot can carry out, in their order. Trials that are to
-        stop for good are ended."""
+        """Returns the scheduler's orders that need a free slot, in their order. Ends the trials
+        that the scheduler stops."""
         progress = self.progress
         if progress.under_way == len(self.running) + len(self.again):
-            return []  # none is paused
+            return []  # no trial is paused
         idle = not self.running and not self.again and progress.all_begun
-        found: list[Order] = []
+        ready: list[Order] = []
         for order in progress.orders(idle=idle):
-            now = self.running.get(order.trial)
-            if now is not None and now.over is None:
-                continue  # it is carried out, and stands until the trial reports
-            if now is not None or order.trial in self.again:
-                # Still on its way to the pause, or not yet taken up again. A clone comes before
-                # its donor goes on, while the donor's checkpoint is surely there.
+            running = self.running.get(order.trial)
+            if running is not None and running.over is None:
+                continue  # already carried out; the order stands until the trial reports
+            if running is not None or order.trial in self.again:
+                # The trial's run has not ended yet, or waits to be restarted. Later orders wait for
+                # a clone: its donor must not continue before the donor's checkpoint is copied.
                 if isinstance(order, Clone):
                     break
             elif isinstance(order, Stop):
                 self._end(order.trial, "pruned")
             else:
-                found.append(order)
-        return found
+                ready.append(order)
+        return ready
 
     def _carry_out(self, slot: Slot, order: Order) -> None:
         if not isinstance(order, Clone):
@@ -198,25 +199,25 @@ class _Loop:
         self._start(slot, self.progress.trials[order.trial])
 
     def _is_cloned(self, trial: str) -> bool:
-        """Whether it is what the order makes of it: since before an interruption of the study."""
+        """Returns whether the trial was already cloned, before the study was interrupted."""
         copy = self.progress.trials[trial].clone
         return copy is not None and (self.directory / copy).is_dir()
 
     def _clone(self, order: Clone) -> None:
-        """Gives the trial the donor's config, mutated, and a copy of the donor's checkpoint."""
+        """Gives the trial the order's config and a copy of the donor's checkpoint."""
         progress = self.progress
         paused_at = progress.trials[order.trial].epoch
-        found = self._checkpoint(progress.trials[order.donor], until=paused_at)
+        checkpoint = self._checkpoint(progress.trials[order.donor], until=paused_at)
         epoch, copy = 0, None
-        if found:
-            epoch, donor = found
+        if checkpoint:
+            epoch, donor = checkpoint
             copy = checkpoints.clone(self.directory, donor, order.trial, epoch, _new_run())
         progress.clone(order.trial, epoch, donor=order.donor, config=order.config, checkpoint=copy)
 
     def _checkpoint(self, trial: Trial, *, until: int | None = None) -> tuple[int, Path] | None:
-        """Epoch and directory of the trial's latest checkpoint that is still there.
+        """Returns epoch and directory of the trial's latest checkpoint that still exists, or None.
 
-        `until`: of those up to this epoch.
+        `until`: the last epoch to consider; [all].
         """
         for epoch in sorted(trial.checkpoints, reverse=True):
             path = self.directory / trial.checkpoints[epoch]
@@ -247,25 +248,25 @@ class _Loop:
         if self.packing is None:
             return None
         limit_mib = self.packing.limit_mib(slot.number)
-        whole = limit_mib is not None or trial.needs_whole_gpu
-        divide = None if whole else (self.packing.usable_mib, self.packing.most)
+        fixed = limit_mib is not None or trial.needs_whole_gpu
+        divide = None if fixed else (self.packing.usable_mib, self.packing.most)
         return GpuShare(limit_mib=limit_mib, divide=divide)
 
-    # ── What is heard ───────────────────────────────────────────────────────────────────────────
+    # ── Messages ────────────────────────────────────────────────────────────────────────────────
 
     def _take(self, slot: Slot, rank: int, message: Message) -> None:
         if isinstance(message, Report):
             self._take_report(slot, slot.trial, message)
             return
-        now = self.running[slot.trial]
+        running = self.running[slot.trial]
         if len(slot.ends) == len(slot.seats):
             self._finish(slot, slot.trial)
         else:
-            now.grace = min(now.grace, time.monotonic() + _GRACE_S)
+            running.grace = min(running.grace, time.monotonic() + _GRACE_S)
 
     def _take_report(self, slot: Slot, name: str, report: Report) -> None:
-        progress, now = self.progress, self.running[name]
-        now.epoch, now.heard = report.epoch, time.monotonic()
+        progress, running = self.progress, self.running[name]
+        running.epoch, running.heard = report.epoch, time.monotonic()
         self.patience.heard(report.seconds)
         if self.packing:
             alone = progress.trials[name].needs_whole_gpu
@@ -285,9 +286,9 @@ class _Loop:
         goes_on = decision is Decision.CONTINUE
         self.slots.answer(slot, Answer.CONTINUE if goes_on else Answer.STOP)
         if not goes_on:
-            now.over = decision
+            running.over = decision
         if report.checkpoint:
-            checkpoints.remove_others(self.directory, name, progress.kept(name), run=now.run)
+            checkpoints.remove_others(self.directory, name, progress.kept(name), run=running.run)
         if decision is Decision.PAUSE and not report.checkpoint:
             self._say_once(
                 "no checkpoint",
@@ -297,41 +298,43 @@ class _Loop:
         if self.slots.cannot_fork:
             self._say_once(
                 "no fork",
-                f"{self.study.trainable} {self.slots.cannot_fork}: each trial starts a new Python, "
-                "which takes as long as its imports do. Import less, or start them in the function",
+                f"{self.study.trainable} {self.slots.cannot_fork}: each trial starts a new Python "
+                "interpreter, which takes as long as its imports. Import less at the top level, or "
+                "start threads and CUDA inside the function",
             )
 
     def _finish(self, slot: Slot, name: str) -> None:
-        """All processes of the run have ended."""
-        now = self.running.pop(name)
+        """Handles the end of a run, once all its processes have ended."""
+        running = self.running.pop(name)
         end = failures.first(slot.ends.values())
-        rank = next(rank for rank, one in slot.ends.items() if one is end)
+        rank = next(rank for rank, other in slot.ends.items() if other is end)
         place = slot.seats[rank].node.place
         self.slots.close(slot)
         if name not in self.progress.unfinished():  # it was pruned, or had failed
             checkpoints.remove_others(self.directory, name, self.progress.kept(name))
-        elif now.over is Decision.PAUSE:
+        elif running.over is Decision.PAUSE:
             pass  # it waits for an order
         elif end.cause is None:
             self._end(name, "completed")
         else:
-            self._fail(name, now, end, place)
+            self._fail(name, running, end, place)
 
     def _end(self, name: str, state: str, error: str | None = None) -> None:
         self.progress.end(name, state, error)
         checkpoints.remove_others(self.directory, name, self.progress.kept(name))
 
-    def _fail(self, name: str, now: Running, end: End, place: Place) -> None:
+    def _fail(self, name: str, running: Running, end: End, place: Place) -> None:
+        """Handles a failed run: its trial is restarted or ends, or the study ends."""
         record = self.progress.trials[name]
         error = end.error or ""
-        cause = Cause.HANG if now.hung else end.cause
-        if now.hung:
+        cause = Cause.HANG if running.hung else end.cause
+        if running.hung:
             waited = self.patience.limit_s()
             error = f"no report for {waited:.0f} s: raise --report-timeout if epochs take longer"
-        if cause is Cause.ERROR and now.epoch == now.restored > 0:
-            cause = Cause.CHECKPOINT  # of before a power cut, perhaps: the one before it will do
+        if cause is Cause.ERROR and running.epoch == running.restored > 0:
+            cause = Cause.CHECKPOINT  # perhaps damaged by a power cut: use the one before
         if cause is Cause.STORAGE:
-            # It would be the same for every trial: this one goes on when it can be written again.
+            # Every trial would fail in this way. This one continues when the study is resumed.
             self.ended = Ended(f"trial {name} cannot save: {error.splitlines()[-1]}")
             return
         if cause is Cause.NODE:
@@ -341,28 +344,29 @@ class _Loop:
         ):
             self._end(name, "failed", error)
             return
-        below = now.restored - 1 if cause is Cause.CHECKPOINT else None
-        found = self._checkpoint(record, until=below)
-        self.progress.restart(name, found[0] if found else 0, cause=cause or "", error=error)
+        below = running.restored - 1 if cause is Cause.CHECKPOINT else None
+        checkpoint = self._checkpoint(record, until=below)
+        epoch = checkpoint[0] if checkpoint else 0
+        self.progress.restart(name, epoch, cause=cause or "", error=error)
         self.again.append(name)
 
     def _leave_out(self, place: Place, end: End) -> None:
-        """Has no more trials run on a node whose disk cannot be written."""
+        """Starts no more trials on a node whose disk cannot be written."""
         if place.node_id in self.left_out:
             return
         self.left_out.add(place.node_id)
-        said = (end.error or "").rpartition("\n")[2]
-        self.say(f"{place.node} is left out: its disk cannot be written, {end.path} ({said})")
+        reason = (end.error or "").rpartition("\n")[2]
+        self.say(f"{place.node} is left out: cannot write to {end.path} on its disk ({reason})")
         if not nodes_now(self.left_out):
             self.ended = Ended(
-                f"the disk of {place.node}, the only node, cannot be written: {end.path}",
+                f"cannot write to {end.path} on the disk of {place.node}, the only node",
                 elsewhere=True,
             )
 
-    # ── What takes too long ─────────────────────────────────────────────────────────────────────
+    # ── Timeouts and losses ─────────────────────────────────────────────────────────────────────
 
-    def _end_late(self) -> None:
-        """Ends trials that hang, and processes that outlive the others of their trial."""
+    def _stop_late(self) -> None:
+        """Kills hung trials, and processes that outlive the others of their trial."""
         now, patience_s = time.monotonic(), self.patience.limit_s()
         for running in list(self.running.values()):
             silent_s = now - running.heard
@@ -377,13 +381,13 @@ class _Loop:
                     self._take(slot, rank, message)
 
     def _watch_losses(self) -> None:
-        """Ends the study where no worker lives long enough to train a trial."""
+        """Ends the study if no worker lives long enough to train a trial."""
         losses, last = self.slots.losses, self.slots.last_loss
         if losses > 2 and last:
             self._say_once("loss", f"workers end before they have trained a trial: {last.error}")
         if losses >= _MOST_LOSSES:
             why = last.error if last else ""
-            self.ended = Ended(f"{losses} workers in a row have ended at once: {why}", True)
+            self.ended = Ended(f"{losses} workers in a row ended without training: {why}", True)
 
     def _say_once(self, kind: str, sentence: str) -> None:
         if kind not in self.said:

@@ -1,4 +1,4 @@
-"""What the driver does from time to time while trials run: limits, slots, summary.json."""
+"""The periodic work of the driver while trials run: limits, slots, summary.json."""
 
 import sys
 import time
@@ -14,11 +14,11 @@ from siftune.record.journal import Journal
 from siftune.record.lease import Lease
 from siftune.study.study import Study
 
-_WRITE_S = 5.0  # between two summaries
+_WRITE_S = 5.0  # between two writes of summary.json
 
 
 def count_slots(study: Study, nodes: list[Node]) -> int:
-    """Returns how many trials run at once on these nodes, 0 if one does not fit."""
+    """Returns how many trials run at once on these nodes; 0 if none fits."""
     slots = resources.slots(
         nodes, cpus_per_trial=study.cpus_per_trial, gpus_per_trial=study.gpus_per_trial
     )
@@ -26,7 +26,7 @@ def count_slots(study: Study, nodes: list[Node]) -> int:
 
 
 class Monitor:
-    """Says when the study must stop, counts its slots, and writes its summary."""
+    """Decides when the study must stop, counts its slots, and writes its summary."""
 
     def __init__(
         self,
@@ -40,8 +40,8 @@ class Monitor:
         usage: Callable[[], Usages] = dict,
         unseen_s: float = 0.0,
     ) -> None:
-        """`signals`: received so far, a list that grows. `usage`: of the GPUs, since the start.
-        `unseen_s`: time that the study ran and that no summary includes."""
+        """`signals`: those received so far, a list that grows. `usage`: returns the utilisation of
+        the GPUs since the start. `unseen_s`: earlier run time that is missing in summary.json."""
         self._progress = progress
         self._log = log
         self._lease = lease
@@ -50,13 +50,13 @@ class Monitor:
         self._nodes_now = nodes_now
         self._usage = usage
         self._start = self._written = self._counted = time.monotonic()
-        self._packed = -1  # slots, when they were last counted
+        self._packed = -1  # the slots of the packing when last counted
         self._slot_s = unseen_s * progress.slots
         self._before = summary.read(log.directory)
         self._wall_s = self._before.get("wall_s", 0.0) + unseen_s
 
     def look(self) -> bool:
-        """Does what is due. Returns whether the study must stop."""
+        """Does the work that is due. Returns whether the study must stop."""
         now = time.monotonic()
         if self._packing and self._packing.slots != self._packed:
             self._count_slots()
@@ -70,7 +70,7 @@ class Monitor:
         return bool(self._signals) or (limit_s is not None and now - self._start > limit_s)
 
     def _count_slots(self) -> None:
-        """Counts again: nodes may be lost, or added by another job."""
+        """Updates the number of slots: nodes may be lost, or added by another job."""
         now, study = time.monotonic(), self._progress.study
         self._slot_s += (now - self._counted) * self._progress.slots
         self._counted = now

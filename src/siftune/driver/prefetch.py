@@ -1,11 +1,11 @@
-"""Proposals of slow searchers, computed in other processes before they are asked for.
+"""Computes proposals of slow searchers in other processes, before they are needed.
 
-A searcher that fits a model takes a second or two for a config, in which a free slot would wait.
-Here, from its first model on, other processes compute the configs of the trials to come. Each has
-a searcher of its own and is told the same events in the same order; a config that is there counts
-as a running trial for the next. When a trial ends its slot takes the oldest config that is ready,
-and one more is ordered, which knows of that end: results replace what is ahead point by point.
-While the first model is fitted, trials begin with configs from before it, a few.
+A searcher that fits a model takes a second or two for a config, and a free slot would be idle for
+that time. So from the first model on, other processes compute the configs of the next trials. Each
+process has its own searcher, which is told the same events in the same order. A config that is
+ready counts as a running trial when the next one is computed. When a trial ends, its slot takes the
+oldest config that is ready, and another one is ordered, which takes that result into account.
+While the first model is fitted, trials start with a few configs that were proposed without it.
 """
 
 import contextlib
@@ -26,27 +26,30 @@ from siftune.study.study import Study
 
 
 def build(study: Study, *, slots: int) -> Proposals:
-    """How the study's configs are proposed. With one slot each knows all results: to wait for it
-    is the price."""
+    """Returns the source of the study's configs.
+
+    With one slot nothing is prefetched: each proposal then takes all results into account, at the
+    cost of waiting for it.
+    """
     searcher = study.build_searcher()
     useful = slots > 1 and searcher.processes > 0
     return Prefetch(study, searcher) if useful else Proposals(study, searcher)
 
 
 class Prefetch(Proposals):
-    """Proposals from `searcher.processes` processes. If they end, this one computes.
+    """Proposals from `searcher.processes` processes. If all of them end, the driver computes.
 
-    A searcher that raises there does not end its process: see Proposals.
+    An exception of a searcher does not end its process; see Proposals.
     """
 
     def __init__(self, study: Study, searcher: Searcher) -> None:
         super().__init__(study, searcher)
         self._processes = [_Process(study) for _ in range(searcher.processes)]
-        self._ordered: dict[int, _Process] = {}
+        self._ordered: dict[int, _Process] = {}  # by number of the trial
         self._ready: dict[int, Proposal | None] = {}  # None: the space is exhausted
-        self._told: set[str] = set()  # trials to come that the processes take for running
-        self._spares: dict[int, Proposal] = {}  # without a model, for the trials that come next
-        self._ended = 0
+        self._told: set[str] = set()  # trials to come, which the processes count as running
+        self._spares: dict[int, Proposal] = {}  # proposed without a model, for the next trials
+        self._ended = 0  # number of trials
 
     def begin(self, trial: str, config: Config) -> None:
         super().begin(trial, config)
@@ -76,7 +79,7 @@ class Prefetch(Proposals):
             return fast
         for spare, config in self._spares.items():
             if spare >= number:
-                self._have(spare, config, self._processes)
+                self._add_ready(spare, config, self._processes)
         self._spares = {}
         for wanted in range(number, last + 1):
             if wanted not in self._ordered and wanted not in self._ready:
@@ -88,7 +91,7 @@ class Prefetch(Proposals):
         proposal = self._ready.pop(number)
         if proposal is None:
             raise SpaceExhausted
-        if key(proposal.config) in self._known:  # two processes had the same idea
+        if key(proposal.config) in self._known:  # two processes proposed the same config
             self._order(number)
             raise NotYet
         return proposal
@@ -109,51 +112,51 @@ class Prefetch(Proposals):
         for process in list(self._processes):
             try:
                 while process.connection.poll():
-                    number, config, knew, seconds, said = process.receive()
+                    number, config, knew, seconds, messages = process.receive()
                     self._ordered.pop(number, None)
                     self.spent_s += seconds
-                    for sentence in said:
+                    for sentence in messages:
                         self._say_once(sentence)
                     self._ready[number] = None
                     if config is not None:
                         others = [other for other in self._processes if other is not process]
-                        self._have(number, Proposal(config, knew), others)
+                        self._add_ready(number, Proposal(config, knew), others)
             except (EOFError, OSError):
                 self._lose(process)
 
-    def _have(self, number: int, proposal: Proposal, others: list["_Process"]) -> None:
-        """The config of a trial to come, which the others are to take for running."""
+    def _add_ready(self, number: int, proposal: Proposal, others: list["_Process"]) -> None:
+        """Stores the config of a trial to come and tells the others to count it as running."""
         self._ready[number] = proposal
         self._told.add(trial_name(number))
         self._tell(others, "begin", trial_name(number), proposal.config)
 
     def _tell(self, processes: list["_Process"], *message: Any) -> bool:
-        """Whether all of them still listen."""
-        heard = True
+        """Sends a message to the processes. Returns whether all of them could receive it."""
+        all_received = True
         for process in list(processes):
             try:
                 process.connection.send(message)
             except OSError:
                 self._lose(process)
-                heard = False
-        return heard
+                all_received = False
+        return all_received
 
     def _lose(self, process: "_Process") -> None:
-        if process not in self._processes:  # it was missed twice
+        if process not in self._processes:  # its loss was handled already
             return
         self._processes.remove(process)
         self._ordered = {n: p for n, p in self._ordered.items() if p is not process}
-        others = "the others go on" if self._processes else "the driver computes them from now on"
+        others = "the others continue" if self._processes else "the driver now computes them"
         self._say(f"a process that computes proposals has ended: {process.why()}; {others}")
         process.end()
 
 
 class _Process:
-    """Another process with a searcher of this study, and the line to it."""
+    """Another process with a searcher of this study, and the connection to it."""
 
     def __init__(self, study: Study) -> None:
         self.connection, theirs = Pipe()
-        # One thread: its matrices are small, and processors are for trials.
+        # One thread is enough for small matrices, and leaves the CPUs to the trials.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "siftune.driver.prefetch", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
@@ -161,32 +164,32 @@ class _Process:
             stdin=subprocess.DEVNULL,
         )
         theirs.close()
-        self._last_words = ""
-        with contextlib.suppress(OSError):  # it has ended already, which is noticed soon
+        self._error = ""
+        with contextlib.suppress(OSError):  # it has already ended, which `_collect` notices
             self.connection.send(study)
 
     def receive(self) -> Any:
-        """The next proposal. Raises EOFError once the process has ended."""
+        """Returns the next proposal. Raises EOFError once the process has ended."""
         message = self.connection.recv()
         if isinstance(message, str):
-            self._last_words = message
+            self._error = message
             raise EOFError
         return message
 
     def why(self) -> str:
-        """Why the process has ended."""
+        """Returns why the process has ended."""
         with contextlib.suppress(EOFError, OSError):
             while self.connection.poll():
                 self.receive()
         try:
             status = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            return self._last_words or "it does not answer"
-        if self._last_words:
-            return self._last_words
+            return self._error or "it does not respond"
+        if self._error:
+            return self._error
         if status < 0:
             return f"signal {-status} ({signal.strsignal(-status)})"
-        return f"exit status {status}"
+        return f"exit code {status}"
 
     def end(self) -> None:
         self.connection.close()
@@ -195,33 +198,33 @@ class _Process:
 
 
 def serve(connection: Connection) -> None:
-    """Does what the messages say, until there is nobody at the other end."""
+    """Carries out the driver's messages. Raises EOFError or OSError when the driver has gone."""
     study: Study = connection.recv()
-    said: list[str] = []  # since the last proposal
+    messages: list[str] = []  # since the last proposal
     try:
         searcher = study.build_searcher()
     except Exception as error:
         connection.send(cause(error))
         return
-    proposals = Proposals(study, searcher, say=said.append)
+    proposals = Proposals(study, searcher, say=messages.append)
     ended = 0
     while True:
         verb, *words = connection.recv()
         if verb == "propose":
             began = time.perf_counter()
             number, config = words[0], None
-            searcher.running.pop(trial_name(number), None)  # refused: another process's
+            searcher.running.pop(trial_name(number), None)  # of another process, and refused
             with contextlib.suppress(SpaceExhausted):
                 config = proposals.ask(number).config
                 proposals.begin(trial_name(number), config)
-            connection.send((number, config, ended, time.perf_counter() - began, said))
-            said.clear()
+            connection.send((number, config, ended, time.perf_counter() - began, messages))
+            messages.clear()
         else:
             getattr(proposals, verb)(*words)
             ended += verb == "end"
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
     with contextlib.suppress(EOFError, OSError):
         serve(Connection(int(sys.argv[1])))

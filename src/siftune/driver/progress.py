@@ -1,8 +1,8 @@
-"""A study in progress: what has happened, and what is to happen next. No Ray in here.
+"""The state of a running study, which decides what happens next. This module does not use Ray.
 
-Every change is one event of the journal, and takes one path: written, folded into the trials,
-told to searcher and scheduler. Resuming is the same path without the writing, so what searcher
-and scheduler know after a restart is what they knew before it.
+Every change is one event of the journal and takes the same path: it is written, folded into the
+trials, and told to the searcher and the scheduler. Resuming takes the same path without writing,
+so the searcher and the scheduler then know what they knew before.
 """
 
 import math
@@ -34,13 +34,13 @@ class Best:
 
 
 class Sink(Protocol):
-    """Where events go, each after it has taken effect."""
+    """Receives each event after it has taken effect."""
 
     def __call__(self, event: Event, progress: "Progress") -> None: ...
 
 
 class Progress:
-    """The one state of a running study. Events come in through begin, report, restart and end."""
+    """The state of a running study. Methods such as begin, report and end record its events."""
 
     def __init__(
         self,
@@ -58,28 +58,28 @@ class Progress:
         self.slots = slots
         self.trials: dict[str, Trial] = {}
         self.best: Best | None = None
-        self.exhausted = False  # the space has no config left that was not trained
-        self.suggest_wait_s = 0.0  # of slots that stood idle until a config was there
+        self.exhausted = False  # the space has no unused config left
+        self.suggest_wait_s = 0.0  # idle time of all slots that waited for a config
         self._write = write
         self._sinks = list(sinks)
         self._bests: dict[str, tuple[float, int]] = {}  # best score of each trial, and its epoch
-        self._decisions: dict[str, Decision] = {}  # of each trial's last epoch
+        self._decisions: dict[str, Decision] = {}  # after each trial's last epoch
         self._running: set[str] = set()
-        self._waiting_since: float | None = None  # for the next config
+        self._waiting_since: float | None = None  # for the next config, time.monotonic()
 
-    # ── Questions ───────────────────────────────────────────────────────────────────────────────
+    # ── Queries ─────────────────────────────────────────────────────────────────────────────────
 
     def unfinished(self) -> list[str]:
         return sorted(self._running)
 
     @property
     def under_way(self) -> int:
-        """How many trials have begun and not ended."""
+        """The number of trials that have begun and not ended."""
         return len(self._running)
 
     @property
     def ended(self) -> int:
-        """How many trials are over."""
+        """The number of trials that have ended."""
         return len(self.trials) - self.under_way
 
     def by_state(self) -> dict[str, int]:
@@ -95,16 +95,18 @@ class Progress:
         return self.all_begun and not self._running
 
     def orders(self, *, idle: bool) -> list[Order]:
-        """What the scheduler wants done with paused trials. `idle`: nothing else can happen."""
+        """Returns the scheduler's orders for paused trials. `idle`: nothing else can happen."""
         return self.scheduler.orders(idle=idle)
 
     def paused(self, trial: str) -> bool:
-        """Whether the trial waits for an order of the scheduler's."""
+        """Returns whether the trial waits for an order of the scheduler."""
         return self._decisions.get(trial) is Decision.PAUSE
 
     def kept(self, trial: str) -> set[str]:
-        """The checkpoints of a trial that are to stay, paths in the study directory: that of its
-        best epoch, by the comparison that finds the study's best, and its last one."""
+        """Returns the checkpoints of a trial to keep, as paths in the study directory.
+
+        These are its last one and that of its best epoch, found like the best epoch of the study.
+        """
         checkpoints = self.trials[trial].checkpoints
         if not checkpoints:
             return set()
@@ -116,7 +118,7 @@ class Progress:
         return kept
 
     def overdue(self) -> list[str]:
-        """Trials that were to stop when the study was interrupted."""
+        """Returns the trials that should have stopped when the study was interrupted."""
         return [name for name in self.unfinished() if self._decisions.get(name) is Decision.STOP]
 
     # ── Events ──────────────────────────────────────────────────────────────────────────────────
@@ -127,7 +129,7 @@ class Progress:
             self._take(event)
 
     def begin(self) -> Trial | None:
-        """The next new trial, begun; None if there is none left, or its config is not there yet."""
+        """Begins the next new trial; None if none is left or its config is not ready yet."""
         if self.all_begun:
             return None
         number = len(self.trials)
@@ -161,10 +163,10 @@ class Progress:
         gpu_mib: float | None = None,
         checkpoint: str | None = None,
     ) -> Decision:
-        """One epoch of a trial is trained; what becomes of the trial.
+        """Records one trained epoch of a trial and returns how the trial continues.
 
-        An epoch trained a second time, after a restart without a checkpoint, is not told to
-        searcher and scheduler again.
+        An epoch that is trained again, after a restart without a checkpoint, is not reported to
+        the searcher and the scheduler again.
         """
         if problem := self._problem(metrics, epoch):
             self.end(trial, "failed", problem)
@@ -181,32 +183,32 @@ class Progress:
         return decision
 
     def pause(self, trial: str) -> None:
-        """The trial waits for an order of the scheduler's."""
+        """Records that the trial waits for an order of the scheduler."""
         self._record({"event": "pause", "trial": trial})
 
     def resume(self, trial: str) -> None:
-        """The paused trial goes on, by an order of the scheduler's."""
+        """Records that the paused trial continues by an order of the scheduler."""
         self._record({"event": "resume", "trial": trial})
 
     def restart(
         self, trial: str, epoch: int, *, cause: str = "interrupted", error: str | None = None
     ) -> None:
-        """The trial goes on after this epoch: after an interruption of the study, or after a
-        failure of its own."""
+        """Records that the trial continues after this epoch, because the study was interrupted or
+        the trial failed."""
         event = {"event": "restart", "trial": trial, "epoch": epoch, "cause": cause}
         self._record(event | ({} if error is None else {"error": error}))
 
     def clone(
         self, trial: str, epoch: int, *, donor: str, config: Config, checkpoint: str | None
     ) -> None:
-        """The trial goes on after this epoch with this config, and a copy of the donor's
-        checkpoint if there is one."""
+        """Records that the trial continues after this epoch with this config, and with a copy of
+        the donor's checkpoint if there is one."""
         event: Event = {"event": "restart", "trial": trial, "epoch": epoch, "cause": "cloned"}
         event |= {"donor": donor, "config": config}
         self._record(event | ({"checkpoint": checkpoint} if checkpoint else {}))
 
     def end(self, trial: str, state: str, error: str | None = None) -> None:
-        """The trial is over. Does nothing if it has ended already."""
+        """Records the end of the trial. Does nothing if it has already ended."""
         if trial not in self._running:
             return
         if state == "completed" and not self.trials[trial].epochs:
@@ -218,7 +220,7 @@ class Progress:
         event = {"event": "end", "trial": trial, "state": state}
         self._record(event | ({"error": error} if error else {}))
 
-    # ── Inside ──────────────────────────────────────────────────────────────────────────────────
+    # ── Internals ───────────────────────────────────────────────────────────────────────────────
 
     def _record(self, event: Event) -> None:
         event["time"] = round(time.time(), 3)
@@ -238,7 +240,7 @@ class Progress:
         elif kind == "epoch" and not again:
             self._take_epoch(trial, event["epoch"], event["metrics"])
         elif kind == "epoch" and self.best and self.best.is_of(name, event["epoch"]):
-            # Its checkpoint was not to be had any more, or it would not be trained again.
+            # The epoch was trained again because its earlier checkpoint is gone.
             self.best = replace(self.best, checkpoint=event.get("checkpoint"))
         elif kind == "restart":
             self.proposals.know(trial.config)
@@ -257,7 +259,7 @@ class Progress:
             self.best = Best(name, epoch, trial.config, metrics, trial.checkpoints.get(epoch))
         self.proposals.report(name, epoch, score)
         decision = self.scheduler.report(name, epoch, score)
-        # After its last epoch a trial ends: there is nothing left to stop or to pause.
+        # A trial ends after its last epoch, so there is nothing to stop or pause.
         last = epoch >= (self.study.last_epoch(trial.config) or math.inf)
         self._decisions[name] = Decision.CONTINUE if last else decision
 
@@ -269,7 +271,7 @@ class Progress:
         if metric not in metrics:
             return (
                 f"the trainable did not report {metric!r} but {', '.join(sorted(metrics))}: "
-                f"give one of these to --metric, or report {metric!r}"
+                f"pass one of these to --metric, or report {metric!r}"
             )
         for name in dict.fromkeys((metric, "loss")):
             value = metrics.get(name, 0.0)

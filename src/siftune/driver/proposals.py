@@ -1,4 +1,4 @@
-"""The configs of new trials: what a searcher proposes, and no trial has had."""
+"""The configs of new trials: proposals of the searcher that no trial has used yet."""
 
 import sys
 import time
@@ -14,17 +14,17 @@ from siftune.searchers.base import Searcher, SpaceExhausted
 from siftune.space import Config, key
 from siftune.study.study import Study
 
-_ATTEMPTS = 20  # proposals that a searcher gets for one trial before a random config is taken
+_ATTEMPTS = 20  # proposals of a searcher for one trial, before a random config is used
 
 
 class NotYet(Exception):
-    """The proposal is still being computed: ask again."""
+    """Raised while the proposal is still being computed: ask again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """The config of a new trial. `knew`: how many trials had ended when it was computed; None
-    where that was when it was asked for."""
+    """The config of a new trial. `knew`: how many trials had ended when it was computed; None if it
+    was not computed in advance."""
 
     config: Config
     knew: int | None = None
@@ -35,12 +35,13 @@ def _to_stderr(sentence: str) -> None:
 
 
 class Proposals:
-    """A searcher that is told every event of a study, and asked for configs in the order of the
-    trials. Here it computes them when asked; siftune.driver.prefetch has them ready.
+    """Tells a searcher every event of a study, and asks it for configs in the order of the trials.
 
-    A searcher that raises does not end the study: a trial gets a random config instead, or an event
-    is lost on the searcher. `say` is told why, once for each trial without a proposal and once for
-    each kind of failure.
+    This class computes a config when asked; siftune.driver.prefetch computes configs in advance.
+
+    An exception of the searcher does not end the study: the trial gets a random config instead, or
+    the searcher misses the event. `say` prints the reason, once for each trial without a proposal
+    and once for each kind of failure.
     """
 
     def __init__(
@@ -48,13 +49,13 @@ class Proposals:
     ) -> None:
         self.study = study
         self.searcher = searcher
-        self.spent_s = 0.0  # inside the searcher
+        self.spent_s = 0.0  # time inside the searcher
         self._say = say
         self._said: set[str] = set()
         self._known: set[str] = set()
 
     def know(self, config: Config) -> None:
-        """Such a config is being trained: it is not to be proposed."""
+        """Marks the config as used, so that it is not proposed again."""
         self._known.add(key(config))
 
     def begin(self, trial: str, config: Config) -> None:
@@ -70,8 +71,11 @@ class Proposals:
         self.searcher.running.pop(trial, None)
 
     def ask(self, number: int, *, prefetch: int = 0) -> Proposal:
-        """Returns the config of trial `number`, 0 for the first. `prefetch`: how many more will be
-        asked for soon. Raises SpaceExhausted, and NotYet."""
+        """Returns the config of trial `number`, 0 for the first.
+
+        `prefetch`: how many more configs will be needed soon. Raises SpaceExhausted if all configs
+        are used, and NotYet if the proposal is not ready.
+        """
         began = time.perf_counter()
         try:
             return Proposal(self._fresh(number))
@@ -81,23 +85,26 @@ class Proposals:
     def close(self) -> None: ...
 
     def _tell_searcher(self, event: str, trial: str, *words: object) -> None:
-        """Tells the searcher of an event. It is the same searcher after a restart: whatever it
-        raises it raises again when the journal is replayed."""
+        """Tells the searcher about an event.
+
+        If it raises an exception, it does so again when the journal is replayed, so a resumed study
+        has the same searcher.
+        """
         try:
             getattr(self.searcher, event)(trial, *words)
         except Exception as error:
             self._say_once(
-                f"the searcher {self.study.searcher} failed at the {event} of a trial and goes on "
-                f"without this event: {cause(error)}"
+                f"the searcher {self.study.searcher} failed at the {event} of a trial and "
+                f"continues without this event: {cause(error)}"
             )
 
     def _fresh(self, number: int) -> Config:
-        """A config that no trial has had; a random one if the searcher has no such proposal."""
+        """Returns a config that no trial has used; a random one if the searcher proposes none."""
         try:
             for attempt in range(_ATTEMPTS):
                 config = self.searcher.propose(number, attempt)
-                if wrong := self.study.space.mistakes(config):
-                    raise ValueError(f"its proposal is not in the space: {wrong[0]}")
+                if mistakes := self.study.space.mistakes(config):
+                    raise ValueError(f"its proposal is not in the space: {mistakes[0]}")
                 if key(config) not in self._known:
                     return config
         except SpaceExhausted:
@@ -110,7 +117,7 @@ class Proposals:
         return self._random(number)
 
     def _random(self, number: int) -> Config:
-        """The same for the same number: a study that is resumed draws it again."""
+        """Returns an unused random config. A resumed study draws the same one for this number."""
         space = self.study.space
         rng = np.random.default_rng([self.study.seed, number, _ATTEMPTS])
         for _ in range(1000):
@@ -129,7 +136,7 @@ class Proposals:
 
 
 def cause(error: Exception) -> str:
-    """What was raised, and where, on one line."""
+    """Returns an exception and where it was raised, on one line."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     words = " ".join(str(error).split())[:300]

@@ -1,13 +1,14 @@
-"""Starts of Python in the image with nothing cached.
+"""Makes Python start faster in an image that is not cached in memory.
 
-Each file that is opened there, and each page of a library that is missing, is a question to the
-process that unpacks the image, and importing PyTorch and Ray Tune asks 28,000. So the bytecode that
-it takes is in one file more, and another process reads beforehand what will be missing of the
-libraries. `python -m siftune.machine.coldstart` makes both files as the image is built; a line in
-siftune.pth, beside the packages, has every Python call `install`.
+Each file opened there, and each page of a library that is not in memory, is a request to the
+process that decompresses the image. Importing PyTorch and Ray Tune makes 28,000 of them. Therefore
+one additional file holds the bytecode that these imports need, and a separate process reads the
+pages of the libraries ahead. `python -m siftune.machine.coldstart` writes the bytecode and the list
+of pages when the image is built. A line in siftune.pth, beside the packages, makes every Python
+process call `install`.
 """
 
-# pathlib would be imported at every start:
+# pathlib is not used, because it would be imported at every start:
 # ruff: noqa: PTH113, PTH116, PTH123
 
 import marshal
@@ -18,19 +19,22 @@ from collections.abc import Iterator
 from importlib import machinery
 from types import CodeType
 
-# Whose bytecode and libraries: what a driver, a node's Ray and a trial import.
+# Modules that a driver, a node's Ray and a trial import.
 MODULES = ["torch", "ray.tune", "ray.scripts.scripts", "siftune.driver.launch"]
 MODULES += ["siftune.driver.loop", "siftune.trial.process", "siftune.trainables.mnist"]
 BYTECODE, LIBRARIES = f"{sys.prefix}/bytecode.bin", f"{sys.prefix}/libraries.bin"
-BLOCK = 1 << 17  # of mksquashfs, which is unpacked as a whole
+BLOCK = 1 << 17  # of mksquashfs, which is decompressed as a whole
 
 _content: mmap.mmap
-places: dict[str, tuple[int, int]] = {}  # of bytecode, by its path: from and to
+places: dict[str, tuple[int, int]] = {}  # start and end of each bytecode, by its path
 
 
 class Loader(machinery.SourceFileLoader):
-    """Python's own, which takes bytecode only if it is of the source's time and size, from that
-    file: a source that was changed, or is another one by an overlay or a bind, is compiled."""
+    """Python's source loader, which reads the bytecode from the file BYTECODE.
+
+    As usual, it uses bytecode only if that matches the time and size of the source. So a source
+    that was changed, or replaced by an overlay or a bind mount, is compiled.
+    """
 
     def get_data(self, path: str) -> bytes:
         if place := places.get(path):
@@ -44,7 +48,7 @@ class Loader(machinery.SourceFileLoader):
 
 
 def install() -> None:
-    """The path is searched as before and in the same order; only modules are loaded by Loader."""
+    """Makes Python load modules with Loader. The search path and its order do not change."""
     global _content
     try:
         with open(BYTECODE, "rb") as file:
@@ -63,19 +67,25 @@ def install() -> None:
 
 
 def _start_reader() -> None:
-    """A process that is no child of this one, which may wait for its own, and no fork of it, which
-    may have threads."""
+    """Starts a process that reads the libraries ahead.
+
+    It is not a child of this process, which may wait for all its children. It is not a fork of it
+    either, because this process may have threads.
+    """
     words = (sys.executable, __file__, LIBRARIES, str(os.getpid()))
     shell = ("/bin/sh", "-c", '"$0" -IS "$@" </dev/null >/dev/null 2>&1 &', *words)
     try:
         os.waitpid(os.posix_spawn(shell[0], shell, os.environ), 0)
     except OSError:
-        return  # it takes longer
+        return  # the start only takes longer
 
 
 def read(libraries: str, pid: int) -> None:
-    """Reads them while that process is there, in two processes: to unpack is most of it. Of each
-    mounted image one pair at a time."""
+    """Reads the blocks listed in the file `libraries`, as long as the process `pid` exists.
+
+    Two processes share the work, because most of it is decompression. Only one such pair runs at a
+    time for each mounted image.
+    """
     import fcntl
 
     buffer = bytearray(BLOCK)
@@ -85,7 +95,7 @@ def read(libraries: str, pid: int) -> None:
         second = os.fork() == 0
         for source in sources if second else ():
             os.kill(pid, 0)
-            os.stat(source)  # which is compared with the bytecode's
+            os.stat(source)  # an import compares its time and size with the bytecode's
         for path, start, end in runs[second::2]:
             with open(path, "rb", buffering=0) as library:
                 for offset in range(start, end, BLOCK):
@@ -93,11 +103,11 @@ def read(libraries: str, pid: int) -> None:
                     os.preadv(library.fileno(), [buffer], offset)
 
 
-# ── As the image is built ────────────────────────────────────────────────────────────────────────
+# ── Building the image ──────────────────────────────────────────────────────────────────────────
 
 
 def write() -> None:
-    """Both files, of what importing the modules loads and touches here."""
+    """Writes BYTECODE and LIBRARIES, from what importing the modules loads in this process."""
     from importlib import import_module
 
     blocks: dict[str, set[int]] = {}
@@ -107,8 +117,8 @@ def write() -> None:
             for path, block in _touched():
                 blocks.setdefault(path, set()).add(block)
         except OSError as error:
-            print(f"no library is read beforehand: {error}")  # /proc is not all there
-        blocks.setdefault(BYTECODE, set())  # which is wanted after PyTorch's libraries
+            print(f"libraries will not be read ahead: {error}")  # /proc is incomplete
+        blocks.setdefault(BYTECODE, set())  # needed after PyTorch's libraries
     sources, index, contents, end = [], [], [], 0
     for module in list(sys.modules.values()):
         spec: machinery.ModuleSpec | None = getattr(module, "__spec__", None)
@@ -124,15 +134,17 @@ def write() -> None:
     with open(LIBRARIES, "wb") as file:
         runs = [(path, *run) for path in blocks for run in _runs(blocks[path])]
         marshal.dump((sources, runs), file)
-    print(f"bytecode of {len(index)} modules, {sum(map(len, blocks.values())) // 8} MiB to read")
+    print(
+        f"bytecode of {len(index)} modules, {sum(map(len, blocks.values())) // 8} MiB to read ahead"
+    )
 
 
 def _touched() -> Iterator[tuple[str, int]]:
-    """Blocks of mapped files that have a page in this process."""
+    """Yields the path and number of each block of mapped files with a page in memory."""
     from array import array
 
     with open("/proc/self/maps") as maps, open("/proc/self/pagemap", "rb", 0) as pagemap:
-        for line in reversed(maps.readlines()):  # those that were mapped first
+        for line in reversed(maps.readlines()):  # the first mapping first
             addresses, _, offset, _, _, *path = line.split(maxsplit=5)
             if not path or not os.path.isfile(name := path[0].rstrip()):
                 continue
@@ -144,7 +156,7 @@ def _touched() -> Iterator[tuple[str, int]]:
 
 
 def _runs(blocks: set[int]) -> Iterator[tuple[int, int]]:
-    """Of blocks in a row: from and to, in bytes."""
+    """Yields the start and end of each run of consecutive blocks, in bytes."""
     for first in sorted(block for block in blocks if block - 1 not in blocks):
         last = first
         while last in blocks:

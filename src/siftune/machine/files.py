@@ -1,4 +1,4 @@
-"""Files that are replaced in one step: a reader sees the old content or the new, never a part."""
+"""Replaces files atomically: a reader sees the old content or the new, never a part."""
 
 import os
 import secrets
@@ -9,11 +9,11 @@ from pathlib import Path
 
 @contextmanager
 def replacing(target: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Yields a temporary path beside `target`, and renames the file there to `target` at the end.
+    """Yields a temporary path beside `target`, and renames that file to `target` at the end.
 
     The temporary name is unique, so several processes may write the same file at once. If the block
-    raises, `target` stays as it was and the temporary file is removed. `durable`: the content is
-    on the disk before the new name is, so that a power cut cannot leave an empty file.
+    raises, `target` is unchanged and the temporary file is removed. `durable`: the content is
+    flushed to the disk before the rename, so that a power cut cannot leave an empty file.
     """
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     try:

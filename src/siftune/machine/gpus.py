@@ -1,8 +1,8 @@
 """The GPUs of this machine, and the tools of their vendors.
 
-This is the only module that knows nvidia-smi; on the nodes of a job slurm/gpus.sh calls it too.
-NVIDIA's and AMD's GPUs are found, and trials see those they were given. Utilisation and the memory
-of a process are known for NVIDIA's only.
+This is the only Python module that calls nvidia-smi; slurm/gpus.sh calls it on the nodes of a job.
+NVIDIA and AMD GPUs are detected, and trials see only those assigned to them. Utilisation and the
+memory of a process are known for NVIDIA GPUs only.
 """
 
 import os
@@ -19,10 +19,10 @@ from pathlib import Path
 _QUERY = "nvidia-smi --format=csv,noheader,nounits"
 _UTILISATION = f"{_QUERY} --query-gpu=utilization.gpu --loop=5"
 _PROCESSES = f"{_QUERY} --query-compute-apps=pid,used_memory"
-# How old the figures of a job's nodes may be: a part of the time so far, and a maximum.
+# Maximum age of the samples of a job's nodes: a fraction of the time so far, and a limit in s.
 _STALE_PART, _STALE_S = 0.05, 60.0
 
-# ── Which GPUs there are ────────────────────────────────────────────────────────────────────────
+# ── Detection ───────────────────────────────────────────────────────────────────────────────────
 
 
 def count() -> int:
@@ -36,7 +36,7 @@ def count() -> int:
 
 
 def memory_gib() -> float | None:
-    """Returns the memory of a GPU of this node; None without one."""
+    """Returns the memory of a GPU of this node, in GiB; None without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -50,7 +50,7 @@ def nvidia_devices() -> int:
 
 
 def has_amd() -> bool:
-    """Whether AMD's kernel driver is loaded."""
+    """Returns whether AMD's kernel driver is loaded."""
     return Path("/dev/kfd").exists()
 
 
@@ -61,13 +61,13 @@ def nvidia_driver() -> str | None:
 
 
 def parse_driver_version(text: str) -> str | None:
-    """Returns the version in the text of /proc/driver/nvidia/version, of either kernel module."""
+    """Returns the version in the text of /proc/driver/nvidia/version, for either kernel module."""
     match = re.search(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)(?:\s|$)", text, re.MULTILINE)
     return match[1] if match else None
 
 
 def has_nvidia_smi() -> bool:
-    """Whether nvidia-smi can be called."""
+    """Returns whether nvidia-smi is installed."""
     return shutil.which("nvidia-smi") is not None
 
 
@@ -80,9 +80,9 @@ def parse_list(text: str) -> tuple[int, int]:
 
 
 def visible(names: tuple[str, ...]) -> dict[str, str]:
-    """Returns the environment variables with which a process sees these GPUs and no others.
+    """Returns the environment variables that make a process see these GPUs and no others.
 
-    `names`: as CUDA_VISIBLE_DEVICES names them. AMD's variables are set where they are set here.
+    `names`: as in CUDA_VISIBLE_DEVICES. AMD's variables are included if this process has them.
     """
     variables = {"CUDA_VISIBLE_DEVICES"}
     variables |= {n for n in ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES") if n in os.environ}
@@ -90,26 +90,26 @@ def visible(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def process_mib(pid: int) -> float | None:
-    """Returns the GPU memory of a process; None if nvidia-smi does not know it: in a container
-    with process ids of its own, or on a GPU divided by MIG."""
+    """Returns the GPU memory of a process, in MiB; None if nvidia-smi does not know it: in a
+    container with its own process ids, or on a GPU divided by MIG."""
     with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(_PROCESSES.split(), capture_output=True, text=True, timeout=20)
-        for line in done.stdout.splitlines():
+        result = subprocess.run(_PROCESSES.split(), capture_output=True, text=True, timeout=20)
+        for line in result.stdout.splitlines():
             number, _, mib = line.partition(",")
-            if number.strip() == str(pid) and mib.strip().isdecimal():  # else [N/A]
+            if number.strip() == str(pid) and mib.strip().isdecimal():  # not [N/A]
                 return float(mib)
     return None
 
 
-# ── How busy they are ───────────────────────────────────────────────────────────────────────────
+# ── Utilisation ─────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Samples of the utilisation of some GPUs: their number, and the sum of their percentages.
+    """Samples of the utilisation of GPUs: their number, and the sum of their percentages.
 
-    A sample is nvidia-smi's `utilization.gpu`: the part of the last second, or less, in which a
-    kernel ran. A GPU divided by MIG has none.
+    A sample is nvidia-smi's `utilization.gpu`: the percentage of the last sampling period, at most
+    a second, in which a kernel ran. A GPU divided by MIG has no samples.
     """
 
     samples: int = 0
@@ -120,7 +120,7 @@ class Usage:
 
     @property
     def utilisation(self) -> float | None:
-        """From 0 to 1; None without samples."""
+        """The mean utilisation, from 0 to 1; None without samples."""
         return round(self.percents / self.samples / 100, 4) if self.samples else None
 
 
@@ -132,7 +132,7 @@ def watched(job: Path | None, *, gpus: bool) -> Iterator[Callable[[], Usages]]:
     """Yields a function that returns the samples since the start.
 
     `job`: the directory of the Slurm job, where slurm/gpus.sh writes the samples of each node.
-    Without one, a thread samples this machine's GPUs, if `gpus` says that there are any.
+    Without a job, a thread samples this machine's GPUs. `gpus`: whether it has any.
     """
     if job is not None:
         yield _JobFiles(job / "gpus")
@@ -144,7 +144,7 @@ def watched(job: Path | None, *, gpus: bool) -> Iterator[Callable[[], Usages]]:
 
 
 class _JobFiles:
-    """Reads the files that the nodes of a job write, not much more often than they change."""
+    """Reads the files that the nodes of a job write, about as often as they change."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -168,21 +168,21 @@ def _sampled() -> Iterator[Callable[[], Usages]]:
     command = _UTILISATION.split()
     if devices := os.environ.get("CUDA_VISIBLE_DEVICES"):
         command.append(f"--id={devices}")
-    # nvidia-smi would buffer its lines when it writes to a pipe.
+    # nvidia-smi buffers its lines when it writes to a pipe.
     buffered = ["stdbuf", "-oL"] if shutil.which("stdbuf") else []
     process = subprocess.Popen(
         [*buffered, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        start_new_session=True,  # Ctrl-C is for the study; without a reader the process ends
+        start_new_session=True,  # Ctrl-C stops the study; without a reader nvidia-smi ends
     )
     assert process.stdout is not None
     node, usage = os.uname().nodename.partition(".")[0], [Usage()]
 
     def read(lines: Iterator[str]) -> None:
         for line in lines:
-            if line.strip().isdecimal():  # else [N/A], or an error
+            if line.strip().isdecimal():  # not [N/A] or an error
                 usage[0] += Usage(1, int(line))
 
     threading.Thread(target=read, args=(process.stdout,), daemon=True).start()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from siftune.machine import gpus, slurm
 
-_ROUNDING = 1e-9  # of quotients of fractions
+_ROUNDING = 1e-9  # tolerance for quotients of fractions
 
-# Ray's files on this machine are in a directory here, and not in TMPDIR: the path of a socket has
-# at most 107 bytes, and Ray needs most of them. A job uses its site's NODE_TMP.
+# Ray's directory on this machine is created here and not in TMPDIR, because the path of a socket
+# has at most 107 bytes, and Ray needs most of them. A job uses its site's NODE_TMP.
 LOCAL_TMP = Path("/tmp")
 
 
@@ -22,7 +22,7 @@ class Node:
     gpus: float
 
     def slots(self, *, cpus_per_trial: float, gpus_per_trial: float) -> int:
-        """Returns how many trials of this size, of at most one GPU each, run here at once."""
+        """Returns how many trials of this size, with at most one GPU each, run here at once."""
         by_cpu = int(self.cpus / cpus_per_trial + _ROUNDING)
         if gpus_per_trial == 0:
             return by_cpu
@@ -33,8 +33,8 @@ class Node:
 def slots(nodes: list[Node], *, cpus_per_trial: float, gpus_per_trial: float) -> int:
     """Returns how many trials of this size run on the nodes at once.
 
-    A trial on several GPUs has a process for each, with its part of the CPUs. Its GPUs are on one
-    node if one has that many.
+    A trial on several GPUs has one process per GPU, each with an equal share of the CPUs. Its GPUs
+    are on one node if any node has that many.
     """
     processes = max(1, int(gpus_per_trial))
     cpus, gpus = cpus_per_trial / processes, gpus_per_trial / processes
@@ -45,8 +45,7 @@ def slots(nodes: list[Node], *, cpus_per_trial: float, gpus_per_trial: float) ->
 
 
 def nodes() -> list[Node]:
-    """Returns the nodes of the Slurm job if its cluster was started for a study, else this
-    machine."""
+    """Returns the nodes of the Slurm job if a cluster was started on them, else this machine."""
     if slurm.job_directory() is None:
         return [Node(cpus=len(os.sched_getaffinity(0)), gpus=gpus.count())]
     here = slurm.allocation()
@@ -54,9 +53,9 @@ def nodes() -> list[Node]:
 
 
 def threads(cpus: float) -> int:
-    """Returns how many threads the libraries of a process with so many CPUs may use.
+    """Returns how many threads the libraries of a process with this number of CPUs may use.
 
-    OMP_NUM_THREADS, if the user has set it to a number, counts instead.
+    If the user has set OMP_NUM_THREADS to a number, that number is returned.
     """
     with suppress(KeyError, ValueError):
         return max(1, int(os.environ["OMP_NUM_THREADS"]))

@@ -1,4 +1,4 @@
-"""The environment of a Slurm job, and what its scripts leave for the driver.
+"""The environment variables of a Slurm job, and those that its scripts set for the driver.
 
 No other Python module reads SLURM_* variables. Nothing heavy is imported.
 """
@@ -9,20 +9,21 @@ from pathlib import Path
 
 
 def job() -> str | None:
-    """Returns the id of this Slurm job; in a chain of jobs that follow each other, the first one's.
-    None outside a job."""
+    """Returns the id of this Slurm job, or of the first job in a chain of jobs; None outside a
+    job."""
     return os.environ.get("SIFTUNE_ORIGIN") or None
 
 
 def job_directory() -> Path | None:
-    """Returns the directory that slurm/tune.sbatch made for its job: address, token, logs."""
+    """Returns the directory that slurm/tune.sbatch made for the address, token and logs of its job;
+    None without one."""
     directory = os.environ.get("SIFTUNE_JOB")
     return Path(directory) if directory else None
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """The resources of a job on each of its nodes."""
+    """The number of nodes of a job, and its CPUs and GPUs on each node."""
 
     nodes: int
     cpus: int
@@ -40,10 +41,10 @@ def allocation() -> Allocation:
 
 
 def describe_job() -> tuple[str, int] | None:
-    """Returns a description of the job that this process is in, and its GPUs on this node.
-    None outside a job."""
+    """Returns a description of the job that this process is in, and the number of its GPUs on this
+    node; None outside a job."""
     if "SLURM_JOB_ID" not in os.environ:
         return None
     number, nodes = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_JOB_NUM_NODES", "?")
     cpus, gpus = len(os.sched_getaffinity(0)), int(os.environ.get("SLURM_GPUS_ON_NODE") or 0)
-    return f"job {number} on {nodes} nodes; {cpus} CPUs and {gpus} GPUs on this one", gpus
+    return f"job {number} on {nodes} nodes; {cpus} CPUs and {gpus} GPUs on this node", gpus

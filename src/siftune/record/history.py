@@ -1,6 +1,7 @@
-"""A study as its directory tells it, running, ended or killed: what report and status show.
+"""The history of a study, read from its directory: the data of `report` and `status`.
 
-Neither Ray nor torch is imported, and no searcher: this answers at once, on any machine.
+The study may be running, ended or killed. Neither Ray, nor torch, nor a searcher is imported, so
+reading is fast on any machine.
 """
 
 import os
@@ -21,14 +22,14 @@ from siftune.study.study import Study
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One epoch as it happened; an epoch trained again after a restart happened twice."""
+    """One trained epoch. An epoch that was trained again after a restart appears twice."""
 
     trial: str
     epoch: int
     value: float  # the metric of the study
     metrics: dict[str, Any]
-    config: Config  # as it was then: PBT changes it
-    begin: float  # s since 1970, as `end`
+    config: Config  # at that time: PBT changes it
+    begin: float  # begin and end: in s since 1970
     end: float
     node: str | None
     gpu: str | None
@@ -36,17 +37,17 @@ class Epoch:
 
 @dataclass(slots=True)
 class History:
-    """Everything that happened in a study, in its order."""
+    """The events of a study, in order."""
 
     directory: Path
     study: Study
     trials: dict[str, Trial] = field(default_factory=dict)
     epochs: list[Epoch] = field(default_factory=list)
-    records: list[Epoch] = field(default_factory=list)  # each the best of the study so far
-    tops: dict[str, Epoch] = field(default_factory=dict)  # of each trial: its best
-    began: float | None = None  # the first event's time
-    heard: dict[str, float] = field(default_factory=dict)  # of each trial: its last event's time
-    summary: dict[str, Any] = field(default_factory=dict)  # summary.json, {} before it is written
+    records: list[Epoch] = field(default_factory=list)  # each was the best so far
+    tops: dict[str, Epoch] = field(default_factory=dict)  # the best epoch of each trial
+    began: float | None = None  # time of the first event, in s since 1970
+    heard: dict[str, float] = field(default_factory=dict)  # time of each trial's last event
+    summary: dict[str, Any] = field(default_factory=dict)  # summary.json; {} if not written yet
     driver: Seen = field(default_factory=lambda: Seen(Life.DEAD))
 
     @property
@@ -55,12 +56,12 @@ class History:
 
     @property
     def last(self) -> float | None:
-        """When the last event was; None before the first."""
+        """The time of the last event; None before the first."""
         return max(self.heard.values(), default=None)
 
     @property
     def complete(self) -> bool:
-        """Whether every trial has begun and ended."""
+        """Whether all trials of the study have begun and ended."""
         ended = all(trial.state in STATES for trial in self.trials.values())
         return ended and len(self.trials) >= self.study.trials
 
@@ -69,24 +70,24 @@ class History:
         return self.driver.life is Life.RUNNING
 
     def life(self) -> str:
-        """Whether the study is running, and if not, what to do. slurm/status.sh says the same."""
+        """Returns the state of the study, and how to resume it. slurm/status.sh prints the same."""
         clock = ", by this machine's clock" if self.driver.by_clock else ""
         resume = f"(resume with --resume {self.directory.name})"
         if self.driver.life is Life.SAVED:
             return f"saved {resume}"
         if self.driver.life is Life.DEAD:
-            return f"dead since {duration(self.driver.ago_s)} ago{clock} {resume}"
+            return f"dead for {duration(self.driver.ago_s)}{clock} {resume}"
         return self.driver.life.value + clock
 
     def state(self, trial: Trial) -> str:
-        """The state of a trial. None is running in a study that is not."""
+        """Returns the state of a trial: "unfinished" if it has not ended and no driver runs."""
         return trial.state if trial.state in STATES or self.is_running else "unfinished"
 
     def states(self) -> str:
-        """As `6 completed, 5 pruned, 1 running of 12 trials`."""
-        known = Counter(self.state(trial) for trial in self.trials.values())
-        names = [*STATES, *sorted(known.keys() - set(STATES), reverse=True)]
-        counted = [f"{known[state]} {state}" for state in names if known[state]]
+        """Returns the trials by state, such as `6 completed, 5 pruned, 1 running of 12 trials`."""
+        counts = Counter(self.state(trial) for trial in self.trials.values())
+        names = [*STATES, *sorted(counts.keys() - set(STATES), reverse=True)]
+        counted = [f"{counts[state]} {state}" for state in names if counts[state]]
         return f"{', '.join(counted) or '0 begun'} of {self.study.trials} trials"
 
     def better(self, epoch: Epoch, than: Epoch | None) -> bool:
@@ -95,13 +96,13 @@ class History:
 
 
 def load(directory: Path) -> History:
-    """The history of a study directory. Raises UsageError if its study.yaml cannot be read."""
+    """Reads the history of a study directory. Raises UsageError if study.yaml cannot be read."""
     study = read_saved(directory)
-    found = History(directory, study, summary=journal.read_json(directory / "summary.json"))
+    history = History(directory, study, summary=journal.read_json(directory / "summary.json"))
     for event in journal.events(directory):
-        trial = journal.fold(found.trials, event)
-        found.began = found.began or event["time"]
-        found.heard[trial.trial] = event["time"]
+        trial = journal.fold(history.trials, event)
+        history.began = history.began or event["time"]
+        history.heard[trial.trial] = event["time"]
         if event["event"] != "epoch":
             continue
         epoch = Epoch(
@@ -115,33 +116,34 @@ def load(directory: Path) -> History:
             node=trial.node,
             gpu=trial.gpu,
         )
-        found.epochs.append(epoch)
-        if found.better(epoch, found.tops.get(trial.trial)):
-            found.tops[trial.trial] = epoch
-        if found.better(epoch, found.best):
-            found.records.append(epoch)
-    found.driver = lease.look(directory, complete=found.complete)
-    return found
+        history.epochs.append(epoch)
+        if history.better(epoch, history.tops.get(trial.trial)):
+            history.tops[trial.trial] = epoch
+        if history.better(epoch, history.best):
+            history.records.append(epoch)
+    history.driver = lease.look(directory, complete=history.complete)
+    return history
 
 
 def find(results: Path, name: str | None) -> list[Path]:
-    """The directory of one study, by name or path; without a name all in `results`, newest last.
+    """Returns the directory of the study with this name or path, or of all studies in `results`.
 
-    Raises UsageError if there is none.
+    The newest study comes last. Raises UsageError if there is no such study.
     """
     if name is not None:
         for directory in (results / name, Path(name)):
-            if os.path.isfile(directory / "study.yaml"):  # noqa: PTH113, never raises
+            if os.path.isfile(directory / "study.yaml"):  # noqa: PTH113, it never raises
                 return [directory]
-    found = results.glob("*/study.yaml") if os.path.isdir(results) else ()  # noqa: PTH112
-    known = sorted((path.parent for path in found), key=_touched)
+    paths = results.glob("*/study.yaml") if os.path.isdir(results) else ()  # noqa: PTH112
+    known = sorted((path.parent for path in paths), key=_touched)
     if name is None and known:
         return known
-    there = f"; it has: {', '.join(path.name for path in known)}" if known else ""
-    wanted = "no study" if name is None else f"no study {name!r}"
-    raise UsageError(f"there is {wanted} in {results}{there}; look elsewhere with --results DIR")
+    listed = f"; it has: {', '.join(path.name for path in known)}" if known else ""
+    absent = "no study" if name is None else f"no study {name!r}"
+    raise UsageError(f"{absent} in {results}{listed}; name another directory with --results DIR")
 
 
 def _touched(directory: Path) -> float:
+    """Returns when the study was last written to, in s since 1970."""
     names = ("trials.jsonl", "study.yaml")
     return next(path.stat().st_mtime for n in names if (path := directory / n).exists())

@@ -1,19 +1,19 @@
-"""The study directory, written and read.
+"""Writes and reads the study directory.
 
-The journal, trials.jsonl, is the truth: everything else in the directory follows from it. A line
-is one event of one trial:
+The journal, trials.jsonl, is the only state of a study. The other files in the directory are
+derived from it. Each line is one event of one trial:
 
     start    config                            the trial has begun
     epoch    epoch, metrics, seconds           one epoch is trained; node, gpu, checkpoint if known;
-                                               gpu_mib, what it took so far of a GPU that is shared
-    restart  epoch, cause, error if any;       it goes on from the checkpoint of that epoch
+                                               gpu_mib: memory used so far on a shared GPU
+    restart  epoch, cause, error if any;       the trial continues from that epoch's checkpoint
              donor, config, checkpoint for PBT
-    pause                                      it waits, with its checkpoint, for the scheduler
-    resume                                     it goes on from there
+    pause                                      the trial waits for the scheduler's decision
+    resume                                     the trial continues from its last checkpoint
     end      state, error if any               completed, pruned or failed
 
-No file locks are used, which NFS and Lustre may lack or keep to one node: one process writes, and
-driver.json says which.
+No file locks are used, because NFS and Lustre may not support them across nodes. Instead, only one
+process writes, and driver.json names it.
 """
 
 import contextlib
@@ -32,19 +32,19 @@ Event = dict[str, Any]
 
 
 def trial_name(number: int) -> str:
-    """The name of trial `number`, 0 for the first."""
+    """Returns the name of a trial. `number`: 0 for the first trial."""
     return f"{number + 1:04d}"
 
 
-STATES = ("completed", "pruned", "failed")  # of trials that are over
+STATES = ("completed", "pruned", "failed")  # of trials that have ended
 UNDER_WAY = ("running", "paused")
-# Causes of a restart that are the trial's own: it is tried again so often and no more.
+# Causes of a restart that count against --retries.
 TRIED_AGAIN = ("crash", "hang", "memory")
 
 
 @dataclass(slots=True)
 class Trial:
-    """What the journal says of one trial."""
+    """The state of one trial, according to the journal."""
 
     trial: str
     config: Config
@@ -53,22 +53,22 @@ class Trial:
     checkpoints: dict[int, str] = field(default_factory=dict)  # path in the study directory
     seconds: float = 0.0  # inside the trainable
     restarts: int = 0
-    retries: int = 0  # those that it caused itself
+    retries: int = 0  # restarts that count against --retries
     error: str | None = None
     node: str | None = None
     gpu: str | None = None
-    gpu_mib: float | None = None  # the most that it took of a GPU that is shared
-    needs_whole_gpu: bool = False  # it ran out of memory, and is to have a GPU of its own
-    clone: str | None = None  # the copy of its donor's checkpoint, until it has trained from there
+    gpu_mib: float | None = None  # most memory used on a shared GPU
+    needs_whole_gpu: bool = False  # it ran out of memory, so it is retried with a GPU to itself
+    clone: str | None = None  # the copied donor checkpoint, until an epoch is trained from it
 
     @property
     def epoch(self) -> int:
-        """The last epoch trained, 0 before the first."""
+        """The last trained epoch; 0 before the first."""
         return max(self.epochs, default=0)
 
 
 def fold(trials: dict[str, Trial], event: Event) -> Trial:
-    """Takes one event into `trials` and returns the trial it is of."""
+    """Applies one event to `trials`, and returns the trial of that event."""
     name, kind = event["trial"], event["event"]
     if kind == "start":
         trials[name] = Trial(name, event["config"])
@@ -92,10 +92,10 @@ def fold(trials: dict[str, Trial], event: Event) -> Trial:
         trial.needs_whole_gpu |= event.get("cause") == "memory"
         if "donor" in event:
             trial.config, trial.clone = event["config"], event.get("checkpoint")
-            # Its own of that epoch and later were of other weights.
+            # The trial's own checkpoints of that epoch and later hold other weights.
             trial.checkpoints = {e: p for e, p in trial.checkpoints.items() if e < event["epoch"]}
             trial.checkpoints |= {event["epoch"]: trial.clone} if trial.clone else {}
-        if event.get("cause") == "checkpoint":  # those after it are not to be trusted
+        if event.get("cause") == "checkpoint":  # later ones cannot be trusted
             trial.checkpoints = {e: p for e, p in trial.checkpoints.items() if e <= event["epoch"]}
     elif kind == "end":
         trial.state, trial.error = event["state"], event.get("error")
@@ -103,62 +103,63 @@ def fold(trials: dict[str, Trial], event: Event) -> Trial:
 
 
 class StorageError(OSError):
-    """The study directory cannot be written. What was written before is whole."""
+    """The study directory cannot be written. Everything written before is intact."""
 
     def __init__(self, path: Path, error: OSError) -> None:
         super().__init__(error.errno, error.strerror, str(path))
 
     def __str__(self) -> str:
         path = Path(self.filename)
-        cure = {
-            errno.ENOSPC: "make room there",
-            errno.EDQUOT: "your quota there is used up: make room",
-        }.get(self.errno or 0, "see to it that it can be written")
-        return f"cannot write {path}: {self.strerror}; {cure}, then --resume {path.parent.name}"
+        fix = {
+            errno.ENOSPC: "free some space",
+            errno.EDQUOT: "your quota is used up: free some space",
+        }.get(self.errno or 0, "make it writable")
+        resume = f"then run again with --resume {path.parent.name}"
+        return f"cannot write {path}: {self.strerror}; {fix}, {resume}"
 
 
 class Journal:
-    """The study directory as it is written. One process writes it.
+    """Writes a study directory. Only one process may do so.
 
-    Every writing method raises StorageError where the file system refuses.
+    Every method that writes raises StorageError if the file system refuses.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._path = directory / "trials.jsonl"
         try:
-            # Unbuffered: a line is one write, whole in the file or absent.
+            # Unbuffered: each line is one write, so it is in the file completely or not at all.
             self._file = self._path.open("ab", buffering=0)
         except OSError as error:
             raise StorageError(self._path, error) from None
 
     def append(self, event: Event) -> None:
-        """Writes one line, whole: what a kill of this process cannot take away any more."""
+        """Appends one line. Once written, it survives a kill of this process."""
         line = (json.dumps(event) + "\n").encode()
-        whole = os.fstat(self._file.fileno()).st_size
+        size = os.fstat(self._file.fileno()).st_size
         try:
             written = self._file.write(line)
             if written != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            # A part of a line must not stand before the next one.
+            # The next line must not follow a part of this one.
             with contextlib.suppress(OSError):
-                self._file.truncate(whole)
+                self._file.truncate(size)
             raise StorageError(self._path, error) from None
 
     def sync(self) -> None:
-        """Puts the lines on the disk: what a power cut cannot take away any more."""
+        """Flushes the lines to the disk, so that they survive a power cut."""
         try:
             os.fdatasync(self._file.fileno())
         except OSError as error:
             raise StorageError(self._path, error) from None
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
-        """Writes NAME as JSON, replacing the old one in one step."""
+        """Writes the file `name` as JSON, and replaces the old file atomically."""
         self.write_text(name, json.dumps(content, indent=2) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        """Writes a file so that a reader sees the old one or the new one, never a part."""
+        """Writes the file `name` atomically: a reader sees the old or the new one, never a part."""
         target = self.directory / name
         try:
             with replacing(target, durable=True) as temporary:
@@ -171,9 +172,9 @@ class Journal:
 
 
 def events(directory: Path) -> Iterator[Event]:
-    """The events of a study directory, in their order, up to a last line that was cut short.
+    """Yields the events of a study directory in order. A truncated last line is skipped.
 
-    Raises JournalError if a line before the last is no event.
+    Raises JournalError if an earlier line is not an event.
     """
     path = directory / "trials.jsonl"
     content = path.read_bytes() if path.exists() else b""
@@ -181,17 +182,17 @@ def events(directory: Path) -> Iterator[Event]:
         try:
             yield json.loads(line)
         except ValueError:
-            raise JournalError(f"{path}, line {number}, is no event: mend it by hand") from None
+            raise JournalError(f"{path}, line {number} is not an event: fix it by hand") from None
 
 
 class JournalError(ValueError):
-    """trials.jsonl was damaged by something else than a kill or a power cut."""
+    """trials.jsonl is damaged in a way that a kill or a power cut cannot cause."""
 
 
 def mend(directory: Path) -> bool:
-    """Cuts a torn last line off trials.jsonl before it is appended to. True if there was one.
+    """Removes a truncated last line from trials.jsonl, and returns whether there was one.
 
-    Whatever it said did not happen.
+    Call it before lines are appended. The event of the removed line counts as not happened.
     """
     path = directory / "trials.jsonl"
     content = path.read_bytes() if path.exists() else b""
@@ -203,7 +204,7 @@ def mend(directory: Path) -> bool:
 
 
 def _whole(content: bytes) -> int:
-    """Bytes up to the end of the last whole line. After a power cut a file's end may be zeros."""
+    """Returns the size up to the last complete line. After a power cut a file may end in zeros."""
     end = len(content)
     while end:
         begin = content.rfind(b"\n", 0, end - 1) + 1
@@ -215,5 +216,5 @@ def _whole(content: bytes) -> int:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of the study directory, {} if it is not there."""
+    """Returns the content of a JSON file of the study directory; {} if it does not exist."""
     return json.loads(path.read_text()) if path.exists() else {}

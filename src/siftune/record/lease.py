@@ -6,12 +6,13 @@ every node sees when a file was last modified.
 
 A process that wants to follow the driver whose nonce is N does this:
 
-1. It creates `.driver.N.1` exclusively. This is its claim. If it dies before it is done, the next
-   process creates `.driver.N.2`, and so on. No claim is removed while driver.json still names N,
-   so two processes never hold the same claim, and nobody has to judge whether a claim is stale.
+1. It creates `.driver.N.1` exclusively. This file is its claim. If the process dies before it is
+   done, the next one creates `.driver.N.2`, and so on. No claim is removed while driver.json still
+   names N, so two processes never hold the same claim, and no process has to judge whether a claim
+   is stale.
 2. It checks that driver.json still names N. A claim on a driver that was replaced is void.
-3. It deletes the drafts of N and of all earlier claims. They can only write driver.json by renaming
-   their draft, so one that was merely asleep can no longer do it.
+3. It deletes the drafts of N and of all earlier claims. Their processes can only write driver.json
+   by renaming their draft, so a process that was merely suspended can no longer do so.
 4. It renames its own draft to driver.json, and then removes the claims.
 """
 
@@ -30,7 +31,7 @@ from typing import Any
 
 _BEAT_S = 2.0
 _SILENCE_S = 30.0  # a driver on another node counts as dead after this
-_NOBODY = "nobody"  # in place of a nonce, where there was no driver before
+_NOBODY = "nobody"  # in place of a nonce, if there was no driver before
 
 
 class StudyBusyError(RuntimeError):
@@ -41,8 +42,8 @@ class Lease:
     """The right to write one study directory, from construction to `end`.
 
     `job`: the same for all drivers of one Slurm job, which run one after another when the job is
-    requeued. Raises StudyBusyError if another driver is at work. It takes up to 30 s to find that
-    none is, if the last driver ran on another node and was killed. Raises OSError if the directory
+    requeued. The constructor takes up to 30 s if the last driver ran on another node and was
+    killed. It raises StudyBusyError if another driver is running, and OSError if the directory
     cannot be read or written.
     """
 
@@ -52,20 +53,20 @@ class Lease:
         self._over = threading.Event()
         self.lost = False
         self._take(job)
-        self._heard = _now()  # at the latest when the others last heard of this driver
+        self._heard = _now()  # when others last heard of this driver, or earlier
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
         """Raises StudyBusyError if another driver has taken over. Call it before each write to the
-        study directory: it costs nothing unless this process has slept for too long."""
+        study directory. It reads files only if this process was suspended for too long."""
         if _now() - self._heard > _SILENCE_S / 2:
             self.lost = self.lost or self._replaced()
         if self.lost:
             raise self._taken_over()
 
     def end(self, *, finished: bool = False) -> None:
-        """Gives the study back, so that the next driver need not wait; a second call does nothing.
+        """Releases the study, so that the next driver need not wait. A second call does nothing.
 
         `finished`: no work is left. Otherwise the study is saved and can be resumed.
         """
@@ -78,11 +79,12 @@ class Lease:
         self._mine |= {"ended": round(time.time(), 3), "finished": finished}
         try:
             draft.write_text(json.dumps(self._mine) + "\n")
-            # In this order: the next driver makes its claim first, and then deletes this draft.
+            # Checked after writing the draft: the next driver makes its claim before it deletes
+            # this draft.
             if read(self._path.parent).get("nonce") == nonce and not self._claim(nonce, 1).exists():
                 draft.rename(self._path)
         except OSError:
-            pass  # the journal reports a full disk; and without its draft this driver was replaced
+            pass  # the journal reports a full disk; without its draft this driver was replaced
         finally:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
@@ -96,10 +98,10 @@ class Lease:
             mine.unlink(missing_ok=True)
 
     def _follow(self, mine: Path, job: str | None) -> bool:
-        """Writes the draft `mine` and puts it in the place of driver.json; False if another process
-        was quicker.
+        """Replaces driver.json by the draft `mine`, in the four steps explained above.
 
-        The four steps are explained above. Raises StudyBusyError if another driver is at work.
+        Returns False if another process was faster. Raises StudyBusyError if another driver is
+        running.
         """
         before = _load(self._path)
         nonce, number = _nonce(before), 1
@@ -114,7 +116,7 @@ class Lease:
                 f"the study {self._path.parent.name} is being run by process {latest.get('pid')} "
                 f"on {latest.get('host')}: wait until it ends, or stop it first"
             )
-        mine.write_text(json.dumps(self._mine) + "\n")  # first: a full disk leaves no claim behind
+        mine.write_text(json.dumps(self._mine) + "\n")  # before the claim: a full disk leaves none
         try:
             self._claim(nonce, number).open("x").close()
         except FileExistsError:
@@ -129,7 +131,7 @@ class Lease:
             draft.unlink(missing_ok=True)
 
     def _replace(self, nonce: str, number: int, draft: Path, mine: Path) -> bool:
-        """The steps that follow the claim. Raises FileNotFoundError if a later claim came first."""
+        """Takes steps 2 to 4. Raises FileNotFoundError if the process of a later claim is ahead."""
         if _nonce(_load(self._path)) != nonce:
             draft.rename(mine)
             self._claim(nonce, number).unlink(missing_ok=True)
@@ -150,19 +152,22 @@ class Lease:
         return StudyBusyError(f"another driver has taken over the study {self._path.parent.name}")
 
     def _claim(self, nonce: str, number: int) -> Path:
-        """Whoever creates it is the `number`th process that wants to follow the driver `nonce`."""
+        """Returns the claim of the `number`th process that wants to follow the driver `nonce`."""
         return self._path.with_name(f".driver.{nonce}.{number}")
 
     def _draft(self, nonce: str, number: int) -> Path:
-        """The file that this process will rename to driver.json. 0: the driver `nonce` itself."""
+        """Returns the file that the process with this claim renames to driver.json.
+
+        `number` 0: the draft of the driver `nonce` itself.
+        """
         return self._path.with_name(f".driver.{nonce}.{number}.json")
 
     def _replaced(self) -> bool:
         mine = self._mine["nonce"]
-        # A file system that cannot be read for a moment says nothing.
+        # A file system that cannot be read for a moment proves nothing.
         with contextlib.suppress(OSError):
-            there = read(self._path.parent).get("nonce", mine)
-            return there != mine or self._claim(mine, 1).exists()
+            current = read(self._path.parent).get("nonce", mine)
+            return current != mine or self._claim(mine, 1).exists()
         return False
 
     def _beat(self) -> None:
@@ -180,17 +185,17 @@ class Life(enum.Enum):
     """The state of a study: whether a driver runs it, or how the last one left it."""
 
     RUNNING = "running"
-    SAVED = "saved"  # its driver ended by itself, with work left
-    DEAD = "dead"  # its driver ended without a word, with work left
+    SAVED = "saved"  # its driver exited cleanly, with work left
+    DEAD = "dead"  # its driver was killed, with work left
     FINISHED = "finished"
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a look at driver.json tells about a study.
+    """The state of a study according to driver.json.
 
-    `ago_s`: how long a dead driver has been silent. `by_clock`: whether that follows from this
-    machine's clock, because the study directory cannot be written.
+    `ago_s`: how long a dead driver has been silent, in s. `by_clock`: whether this was measured
+    with this machine's clock, because the study directory cannot be written.
     """
 
     life: Life
@@ -199,10 +204,10 @@ class Seen:
 
 
 def look(directory: Path, *, complete: bool) -> Seen:
-    """Says whether a driver runs the study. `complete`: its journal has no work left.
+    """Returns whether a driver runs the study. `complete`: its journal has no work left.
 
-    Answers at once: a driver on another node counts as dead when it has not touched driver.json for
-    30 s by the clock of the file system. slurm/status.sh does the same without Python.
+    This does not wait. A driver on another node counts as dead if it has not touched driver.json
+    for 30 s by the clock of the file system. slurm/status.sh does the same without Python.
     """
     driver = read(directory)
     if "ended" in driver:
@@ -212,7 +217,7 @@ def look(directory: Path, *, complete: bool) -> Seen:
     if driver and (alive := _alive_here(driver)) is not None:
         by_clock = False
     else:
-        # A time far in the future says no more than one far in the past.
+        # A time far in the future proves no more than one far in the past.
         alive = bool(driver) and abs(ago_s) <= _SILENCE_S
     if alive:
         return Seen(Life.RUNNING, by_clock=by_clock)
@@ -222,15 +227,15 @@ def look(directory: Path, *, complete: bool) -> Seen:
 
 
 def _last_sign(directory: Path) -> float:
-    """When the study was last heard of, in s since 1970. Studies of earlier versions have no
-    driver.json."""
+    """Returns when the study was last heard of, in s since 1970. Studies of earlier versions have
+    no driver.json."""
     names = ("driver.json", "trials.jsonl", "study.yaml")
     return next((path.stat().st_mtime for n in names if (path := directory / n).exists()), 0.0)
 
 
 def _file_system_time(directory: Path) -> tuple[float, bool]:
-    """The time that a file gets which is written there now, and False; the time by this machine's
-    clock, and True, if nothing can be written there."""
+    """Returns the file system's current time, taken from a new file, and False. If no file can be
+    written there, returns this machine's time and True."""
     try:
         with tempfile.NamedTemporaryFile(prefix=".now-", dir=directory) as file:
             return os.fstat(file.fileno()).st_mtime, False
@@ -239,12 +244,12 @@ def _file_system_time(directory: Path) -> tuple[float, bool]:
 
 
 def _now() -> float:
-    """In s, and it goes on while the machine is suspended."""
+    """Returns a time in s that also advances while the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """The driver that runs the study, or ran it last; {} if there was none."""
+    """Returns the driver that runs the study or ran it last; {} if there was none."""
     try:
         return _load(directory / "driver.json")
     except OSError:
@@ -252,12 +257,13 @@ def read(directory: Path) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """A driver as it described itself; {} if there is none. Raises OSError if it cannot be read."""
+    """Returns what a driver wrote about itself; {} if there is none. Raises OSError if it cannot be
+    read."""
     try:
-        found = json.loads(path.read_text())
+        driver = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return driver if isinstance(driver, dict) else {}
 
 
 def _nonce(driver: dict[str, Any]) -> str:
@@ -265,14 +271,14 @@ def _nonce(driver: dict[str, Any]) -> str:
 
 
 def _over(other: dict[str, Any], job: str | None) -> bool:
-    """Whether the driver says itself that it has ended, or must have."""
-    # Slurm starts a job again only when its earlier run is over.
+    """Returns whether the driver has written that it ended, or must have ended."""
+    # Slurm starts a job again only when its earlier run has ended.
     return not other or "ended" in other or (job is not None and other.get("job") == job)
 
 
 def _alive(path: Path, other: dict[str, Any]) -> bool:
-    """Whether the driver is alive. If it ran elsewhere, its file is watched until it is touched,
-    30 s at most: no clocks are compared."""
+    """Returns whether the driver is alive. If it ran elsewhere, this watches for up to 30 s whether
+    its file is touched, so no clocks are compared."""
     if (alive := _alive_here(other)) is not None:
         return alive
     before, deadline = _modified(path), time.monotonic() + _SILENCE_S
@@ -284,8 +290,8 @@ def _alive(path: Path, other: dict[str, Any]) -> bool:
 
 
 def _alive_here(other: dict[str, Any]) -> bool | None:
-    """Whether the driver is a process of this machine, and of this container; None if it is not for
-    this machine to say."""
+    """Returns whether the driver is a live process of this machine and container; None if it ran on
+    another machine or in another container."""
     here = _this_process()
     if any(other.get(name) != here[name] for name in ("boot", "pids")):
         return None
@@ -305,16 +311,16 @@ def _this_process() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": pid,
         "began": _began(pid),
-        # The machine, since it was last started, and the container in which that pid counts.
+        # The machine since its last boot, and the container in which the pid is valid.
         "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         "pids": str(Path("/proc/self/ns/pid").readlink()),
     }
 
 
 def _began(pid: int) -> int | None:
-    """When the process began, in ticks since the machine did; None if there is no such process."""
+    """Returns when the process began, in ticks since boot; None if there is no such process."""
     try:
-        # After the name, which is in brackets and may hold anything.
+        # The fields after the name, which is in brackets and may contain any character.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None

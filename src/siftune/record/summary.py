@@ -1,4 +1,4 @@
-"""summary.json: figures about a study, which are added up over interruptions."""
+"""summary.json: figures about a study, added up across interruptions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,20 +12,20 @@ NAME = "summary.json"
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """Returns the summary of a study directory, {} before it is written."""
+    """Returns the summary of a study directory; {} if it is not written yet."""
     return journal.read_json(directory / NAME)
 
 
 def unseen_s(directory: Path, events: Sequence[Event]) -> float:
-    """Returns how long a study that was killed ran after its last summary."""
+    """Returns how long a killed study ran after its last summary, in s."""
     if not events or not (summary := directory / NAME).exists():
         return 0.0
     return max(0.0, events[-1]["time"] - summary.stat().st_mtime)
 
 
 def gpu_entries(before: Mapping[str, Any], now: Usages) -> dict[str, Any]:
-    """Returns the entries about the GPUs' utilisation: the mean over all GPUs and all time, and
-    that of each node. `before`: a summary whose samples are added."""
+    """Returns the entries for GPU utilisation: the mean over all GPUs and all time, and the mean
+    of each node. `before`: an earlier summary, whose samples are added."""
     earlier = _usages(before)
     usages = {
         node: earlier.get(node, Usage()) + now.get(node, Usage()) for node in {**earlier, **now}
@@ -42,6 +42,6 @@ def gpu_entries(before: Mapping[str, Any], now: Usages) -> dict[str, Any]:
 
 def _usages(content: Mapping[str, Any]) -> Usages:
     return {
-        node: Usage(seen["samples"], 100 * seen["utilisation"] * seen["samples"])
-        for node, seen in content.get("gpu_nodes", {}).items()
+        node: Usage(entry["samples"], 100 * entry["utilisation"] * entry["samples"])
+        for node, entry in content.get("gpu_nodes", {}).items()
     }

@@ -1,4 +1,4 @@
-"""The words for durations, values and configs, the same in the table, the report and the status."""
+"""Texts for durations, values and configs, shared by the progress table, report and status."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ def short(value: Any, *, most: int = 40) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Returns a time such as 12 s, 34 min, 5.6 h or 7.8 days."""
+    """Returns a duration such as 12 s, 34 min, 5.6 h or 7.8 days."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 3570:
@@ -28,5 +28,5 @@ def settings(config: Config, space: Space) -> Iterator[str]:
 
 
 def place(node: str | None, gpu: str | None) -> str:
-    """Returns node and GPU, as far as they are known."""
-    return f"{node or 'somewhere'}{f' GPU {gpu}' if gpu else ''}"
+    """Returns the node and the GPU, as far as they are known."""
+    return f"{node or 'unknown node'}{f' GPU {gpu}' if gpu else ''}"

@@ -1,1 +1,1 @@
-"""What people read about a study: the page report.html, and the lines of `status`."""
+"""The views of a study: the page report.html, and the lines of `status`."""

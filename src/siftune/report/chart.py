@@ -1,7 +1,7 @@
-"""Charts as SVG text: scales, and what is drawn on them.
+"""Charts as SVG text: the axes, and the lines, dots and bars on them.
 
-Written by hand because a page of 40,000 points has to be small and quick: a point takes about ten
-characters here and a hundred in Matplotlib's SVG, and nothing has to be imported.
+The SVG is written by hand because a page with 40,000 points must be small and fast: a point takes
+about ten characters here and a hundred in Matplotlib's SVG, and no library has to be imported.
 """
 
 import math
@@ -14,12 +14,12 @@ from siftune.report.markup import Markup, tag
 from siftune.space.domains import Choice, Domain
 
 Point = tuple[float, float]
-_LARGEST = sys.float_info.max / 8  # end of an axis
+_LARGEST = sys.float_info.max / 8  # largest end of an axis
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """An axis: what it is of, its range, and its ticks with their labels."""
+    """An axis: its label, its range, and its ticks with their labels."""
 
     label: str
     low: float
@@ -28,7 +28,7 @@ class Scale:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """Where on the axis the value is, from 0 to 1; what is beyond its ends is at them."""
+        """Returns the position of a value on the axis, from 0 to 1. Values outside are clipped."""
         low, high, value = (
             (math.log(v) if v > 0 else -math.inf) if self.log else v
             for v in (self.low, self.high, value)
@@ -37,10 +37,10 @@ class Scale:
 
 
 def linear(label: str, low: float, high: float, *, whole: bool = False) -> Scale:
-    """Low to high with about five ticks at 1, 2 or 5 times a power of ten."""
+    """Returns an axis with about five ticks, at multiples of 1, 2 or 5 times a power of ten."""
     if high <= low:
-        room = 1.0 if whole else abs(low) * 0.1 or 1.0
-        low, high = low - room, high + room
+        margin = 1.0 if whole else abs(low) * 0.1 or 1.0
+        low, high = low - margin, high + margin
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(k * power for k in (1, 2, 5, 10) if k * power >= rough * 0.999)
@@ -50,7 +50,7 @@ def linear(label: str, low: float, high: float, *, whole: bool = False) -> Scale
 
 
 def logarithmic(label: str, low: float, high: float) -> Scale:
-    """Ticks at powers of ten, at the ends where those are fewer than two."""
+    """Returns an axis with ticks at powers of ten, or at its ends if there are fewer than two."""
     powers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
     ticks = [10.0**k for k in powers[:: max(1, len(powers) // 5)]]
     ticks = ticks if len(ticks) > 1 else [low, high]
@@ -58,7 +58,7 @@ def logarithmic(label: str, low: float, high: float) -> Scale:
 
 
 def time(label: str, high: float) -> Scale:
-    """0 to `high` seconds."""
+    """Returns an axis from 0 to `high` seconds."""
     steps = [1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400]
     step = next((s for s in steps if high / s <= 6), math.ceil(high / 6 / 86400) * 86400)
     ticks = [k * step for k in range(int(high / step) + 1)]
@@ -66,7 +66,10 @@ def time(label: str, high: float) -> Scale:
 
 
 def of_domain(name: str, domain: Domain) -> Scale:
-    """The axis of a hyper-parameter: log where its domain is, options side by side."""
+    """Returns the axis of a hyper-parameter, which is logarithmic if its domain is.
+
+    The options of a choice are placed side by side.
+    """
     if isinstance(domain, Choice):
         order = [domain.decode(k) for k in range(domain.size)]
         every = math.ceil(len(order) / 8)
@@ -78,23 +81,23 @@ def of_domain(name: str, domain: Domain) -> Scale:
 
 
 def robust(label: str, values: Sequence[float], *, sign: int) -> Scale:
-    """An axis for a metric: all values, but for what is far worse than most.
+    """Returns an axis for a metric, which covers all values except those far worse than most.
 
-    Far is three interquartile ranges beyond the worse quartile (Tukey's outer fence), so that one
-    diverged trial does not flatten all others. `sign` is 1 where small is good, else -1.
+    The limit is three interquartile ranges beyond the worse quartile (Tukey's outer fence), so that
+    one diverged trial does not flatten all others. `sign` is 1 if small values are good, else -1.
     """
     ordered = sorted(sign * v for v in values) or [0.0]
     near, far = ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]
     fence = far + 3 * (far - near)
     worst = max(v for v in ordered if v <= fence)
-    room = 0.04 * (worst - ordered[0])
-    # The length of an axis must be a float too.
-    ends = (max(-_LARGEST, min(_LARGEST, end)) for end in (ordered[0] - room, worst + room))
+    margin = 0.04 * (worst - ordered[0])
+    # The length of the axis must be finite too.
+    ends = (max(-_LARGEST, min(_LARGEST, end)) for end in (ordered[0] - margin, worst + margin))
     return linear(label, *sorted(sign * end for end in ends))
 
 
 class Chart:
-    """One SVG: a frame with two axes. x and y of what is drawn are values on these."""
+    """One SVG with two axes. The x and y of everything drawn are values on these axes."""
 
     TOP, RIGHT, BOTTOM = 10, 14, 38
 
@@ -114,16 +117,16 @@ class Chart:
         self._path("M" + "L".join(f"{x:.0f} {y:.0f}" for x, y in self._placed(points)), kind, title)
 
     def steps(self, points: Iterable[Point], kind: str) -> None:
-        """From each point across to the next one's x, then to its y."""
+        """Draws from each point horizontally to the x of the next one, then vertically to its y."""
         first, *others = self._placed(points)
         path = "".join(f"H{x:.1f}V{y:.1f}" for x, y in others)
         self._path(f"M{first[0]:.1f} {first[1]:.1f}{path}", kind)
 
     def dots(self, points: Iterable[Point], kind: str, title: str = "") -> None:
-        # Lines of no length with round ends: one element for all.
-        found = "".join(f"M{x:.0f} {y:.0f}h0" for x, y in self._placed(points))
-        if found:
-            self._path(found, f"dot {kind}", title)
+        # Lines of length zero with round ends, so that one element draws all dots.
+        path = "".join(f"M{x:.0f} {y:.0f}h0" for x, y in self._placed(points))
+        if path:
+            self._path(path, f"dot {kind}", title)
 
     def bar(self, begin: float, end: float, y: float, kind: str, title: str, *, thick: int) -> None:
         (left, middle), (right, _) = self.place(begin, y), self.place(end, y)
@@ -137,7 +140,7 @@ class Chart:
         self._drawn.append(tag("text", words, x=f"{left + 6:.0f}", y=f"{middle + 4:.0f}"))
 
     def rule(self, x: float, title: str) -> None:
-        """A dashed line down the whole chart."""
+        """Draws a dashed vertical line through the whole chart."""
         left, top = self.place(x, self._y.high)
         self._path(f"M{left:.1f} {top:.1f}v{self._inner[1]}", "rule", title)
 

@@ -1,4 +1,4 @@
-"""Which hyper-parameters go with the metric, as far as the trials can tell."""
+"""Estimates how strongly each hyper-parameter is related to the metric, from a study's trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,15 +8,17 @@ import numpy as np
 from siftune.space.domains import Domain
 
 MIN_TRIALS = 20
-_BINS = 4  # of a domain with more values than a group each would leave trials for
+_BINS = 4  # groups of a numeric domain with too many values to give each a group of its own
 _PERMUTATIONS = 1999
 
 
 @dataclass(frozen=True, slots=True)
 class Importance:
-    """`share` of the variance of the trials' ranks that this parameter alone accounts for, 0 to 1.
+    """The importance of one parameter.
 
-    `p`: how often chance makes a share as large, with all parameters looked at accounted for.
+    `share`: the part of the variance of the trials' ranks that this parameter alone explains, 0 to
+    1. `p`: the p-value of the share, corrected for the number of parameters. `trials`: the number
+    of trials where the parameter is active.
     """
 
     name: str
@@ -26,35 +28,36 @@ class Importance:
 
     @property
     def told(self) -> bool:
-        """Whether it is told from chance."""
+        """Whether the share is statistically significant."""
         return self.p < 0.05
 
 
 def importances(
     columns: Mapping[str, tuple[Domain, Sequence[object], Sequence[float]]],
 ) -> list[Importance]:
-    """The importance of each parameter, the largest first; none of one with too few trials.
+    """Returns the importance of each parameter, significant ones first, then by share.
 
-    `columns`: by name its domain, its values in the trials where it is active, and their metric.
+    Parameters with too few trials are left out. `columns`: for each name the domain, the values in
+    the trials where the parameter is active, and the metric of these trials.
 
     One-way analysis of variance on ranks: Kruskal and Wallis, "Use of ranks in one-criterion
     variance analysis" (JASA 1952), with epsilon squared (Kelley, "An unbiased correlation ratio
     measure", PNAS 1935) as the share, a permutation test, and Holm's correction ("A simple
-    sequentially rejective multiple test procedure", 1979). It is the main effects of functional
-    ANOVA (Hutter et al., ICML 2014) without a model in between: ranks do not mind trials that
-    diverged, groups need no monotony, and a few dozen trials get an answer or none. What it does
-    not see: interactions, and that a searcher makes parameters move together.
+    sequentially rejective multiple test procedure", 1979). This gives the main effects of
+    functional ANOVA (Hutter et al., ICML 2014) without fitting a model: ranks are robust to trials
+    that diverged, groups need no monotonic relation, and the test works with a few dozen trials.
+    It does not see interactions, nor that a searcher varies parameters together.
     """
-    found = []
+    entries = []
     for name, (domain, values, metric) in columns.items():
         groups = _groups(domain, values)
         if len(groups) >= MIN_TRIALS and groups.max() > 0:
-            found.append(Importance(name, *_test(groups, np.asarray(metric)), len(groups)))
-    return _holm(found)
+            entries.append(Importance(name, *_test(groups, np.asarray(metric)), len(groups)))
+    return _holm(entries)
 
 
 def _groups(domain: Domain, values: Sequence[object]) -> np.ndarray:
-    """A group for each trial [n], numbered from 0."""
+    """Returns the group of each trial [n], numbered from 0."""
     coordinates = np.array([domain.encode(value) for value in values])
     distinct = np.unique(coordinates)
     if domain.kind != "category" and len(distinct) > 2 * _BINS:
@@ -64,9 +67,9 @@ def _groups(domain: Domain, values: Sequence[object]) -> np.ndarray:
 
 
 def _test(groups: np.ndarray, metric: np.ndarray) -> tuple[float, float]:
-    """Epsilon squared, and the share of permutations that do as well. groups, metric: [n]."""
+    """Returns epsilon squared and its permutation p-value. `groups`, `metric`: [n]."""
     _, inverse, counts = np.unique(metric, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # of equals: their mean rank
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # equal values get their mean rank
     ranks -= ranks.mean()
     n, k, total = len(ranks), int(groups.max()) + 1, float((ranks**2).sum())
     if total == 0 or k == n:
@@ -80,9 +83,10 @@ def _test(groups: np.ndarray, metric: np.ndarray) -> tuple[float, float]:
     return max(0.0, float(share)), (1 + sum(o >= eta - 1e-12 for o in others)) / (1 + len(others))
 
 
-def _holm(found: list[Importance]) -> list[Importance]:
+def _holm(entries: list[Importance]) -> list[Importance]:
+    """Returns the entries with Holm-corrected p-values, significant ones first."""
     adjusted, least = [], 0.0
-    for i, one in enumerate(sorted(found, key=lambda one: one.p)):
-        least = max(least, min(1.0, one.p * (len(found) - i)))
-        adjusted.append(Importance(one.name, one.share, least, one.trials))
-    return sorted(adjusted, key=lambda one: (not one.told, -one.share))
+    for i, entry in enumerate(sorted(entries, key=lambda entry: entry.p)):
+        least = max(least, min(1.0, entry.p * (len(entries) - i)))
+        adjusted.append(Importance(entry.name, entry.share, least, entry.trials))
+    return sorted(adjusted, key=lambda entry: (not entry.told, -entry.share))

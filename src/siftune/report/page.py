@@ -1,5 +1,8 @@
-"""report.html: one page about a study, from study.yaml and trials.jsonl, in one file that needs no
-network and runs nothing. Its size is bounded: what there is too much of is thinned or left out."""
+"""Writes report.html: one page about a study, made from study.yaml and trials.jsonl.
+
+The page is a single file without scripts that needs no network. Its size is bounded: large data are
+thinned or left out.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -7,103 +10,102 @@ from importlib.resources import files
 from pathlib import Path
 
 from siftune.machine.files import replacing
-from siftune.record import history
-from siftune.record.history import History
+from siftune.record.history import History, load
 from siftune.record.journal import Trial
 from siftune.record.wording import duration, place, settings, short
 from siftune.report import figures
 from siftune.report.markup import Markup, join, tag
 
-_ROWS = 2000  # trials that the table shows, the best ones
-_ERRORS = 20  # different errors that are shown
+_ROWS = 2000  # maximum number of trials in the table, best first
+_ERRORS = 20  # maximum number of different errors shown
 
 
 def write(directory: Path) -> Path:
     """Writes report.html into a study directory and returns its path.
 
-    Raises UsageError if the directory holds no readable study, OSError if it cannot be written to.
+    Raises UsageError if the directory has no readable study, OSError if it cannot be written to.
     """
-    found = history.load(directory)
+    history = load(directory)
     target = directory / "report.html"
     with replacing(target) as temporary:
-        temporary.write_text(html(found), encoding="utf-8")
+        temporary.write_text(html(history), encoding="utf-8")
     return target
 
 
-def html(found: History) -> str:
+def html(history: History) -> str:
     """Returns the whole page."""
-    name = found.study.name
-    parts = [_head(found), *_sections(found)]
+    name = history.study.name
+    parts = [_head(history), *_sections(history)]
     style = Markup(files("siftune.report").joinpath("style.css").read_text(encoding="utf-8"))
     head = tag("head", Markup('<meta charset="utf-8">'), tag("title", name), tag("style", style))
     return f"<!doctype html>\n{tag('html', head, tag('body', *parts), lang='en')}\n"
 
 
-def _sections(found: History) -> Iterator[Markup]:
-    if not found.trials:
+def _sections(history: History) -> Iterator[Markup]:
+    if not history.trials:
         yield tag("p", "No trial has begun yet.")
-        yield _space(found)
+        yield _space(history)
         return
-    if found.epochs:
-        yield tag("div", figures.best_so_far(found), figures.curves(found), class_="pair")
-    yield tag("div", _space(found), figures.importance(found), class_="pair")
-    if found.epochs:
-        yield figures.scatter(found)
-        yield figures.timeline(found)
-    yield _table(found)
-    yield _errors(found)
+    if history.epochs:
+        yield tag("div", figures.best_so_far(history), figures.curves(history), class_="pair")
+    yield tag("div", _space(history), figures.importance(history), class_="pair")
+    if history.epochs:
+        yield figures.scatter(history)
+        yield figures.timeline(history)
+    yield _table(history)
+    yield _errors(history)
 
 
-# ── What it is, and what came of it ─────────────────────────────────────────────────────────────
+# ── Summary ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _head(found: History) -> Markup:
-    study, summary, best = found.study, found.summary, found.best
+def _head(history: History) -> Markup:
+    study, summary, best = history.study, history.summary, history.best
     options = ", ".join(f"{k}={short(v)}" for k, v in study.trainable_options.items())
-    what = (
-        f"{study.trainable}{f' ({options})' if options else ''}, {study.metric} to the "
-        f"{study.mode}imum: searcher {study.searcher}, scheduler {study.scheduler}, seed "
-        f"{study.seed}; {study.cpus_per_trial:g} CPU and {study.gpus_per_trial:g} GPU a trial."
+    description = (
+        f"{study.trainable}{f' ({options})' if options else ''} {study.mode}imises {study.metric}: "
+        f"searcher {study.searcher}, scheduler {study.scheduler}, seed {study.seed}; "
+        f"{study.cpus_per_trial:g} CPUs and {study.gpus_per_trial:g} GPUs per trial."
     )
     written = (
-        f"Written {_clock(time.time())}. State at that time: {found.life()}. "
-        f"The last event is from {_clock(found.last)}."
+        f"Written {_clock(time.time())}. State at that time: {history.life()}. "
+        f"Last event: {_clock(history.last)}."
     )
-    cards = [("trials", found.states().replace(" trials", ""))]
+    cards = [("trials", history.states().replace(" trials", ""))]
     if best:
         label = f"best {study.metric}, trial {best.trial}, epoch {best.epoch}"
         cards.insert(0, (label, f"{best.value:.6g}"))
     if summary:
         slots = summary["slots"]
         busy = f"{100 * summary['busy_fraction']:.0f} %"
-        cards.append((f"of the time {slots} slot{'s' * (slots != 1)} busy", busy))
+        cards.append((f"utilisation of {slots} slot{'s' * (slots != 1)}", busy))
         if (real := summary.get("gpu_utilisation")) is not None:
-            cards.append(("of the time the GPUs themselves busy", f"{100 * real:.0f} %"))
-        cards.append(("since it began, without interruptions", duration(summary["wall_s"])))
-        waited = f"{duration(summary['suggest_wait_s'])} of slots' time waiting for it"
-        cards.append((f"inside the searcher; {waited}", duration(summary["suggest_s"])))
+            cards.append(("GPU utilisation", f"{100 * real:.0f} %"))
+        cards.append(("wall time, without interruptions", duration(summary["wall_s"])))
+        waited = f"slots waited {duration(summary['suggest_wait_s'])} for it"
+        cards.append((f"time inside the searcher; {waited}", duration(summary["suggest_s"])))
     shown = [tag("div", tag("b", value), label) for label, value in cards]
-    note = tag("p", what, Markup("<br>"), written, class_="note")
+    note = tag("p", description, Markup("<br>"), written, class_="note")
     return join(tag("h1", study.name), note, tag("div", *shown, class_="cards"))
 
 
 def _clock(moment: float | None) -> str:
     if moment is None:
-        return "no time yet"
+        return "none yet"
     return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(moment))
 
 
-def _space(found: History) -> Markup:
-    space, best = found.study.space, found.best
+def _space(history: History) -> Markup:
+    space, best = history.study.space, history.best
     active = space.active(best.config) if best else {}
     rows = []
     for name, entry in space.to_dict().items():
-        value = "no effect here" if best else ""
+        value = "inactive" if best else ""
         value = short(active[name]) if name in active else value
         domain = short(entry, most=200) if name in space.parameters else "constant"
         cells = (tag("td", word) for word in (name, value, domain))
         rows.append(tag("tr", *cells, class_="" if name in active else "off"))
-    title = f"The best config, trial {best.trial}" if best else "The space"
+    title = f"The best config, trial {best.trial}" if best else "Search space"
     parts = [tag("h2", title), _tabular(("parameter", "best", "domain"), rows)]
     if best:
         metrics = ", ".join(f"{k} {short(v)}" for k, v in best.metrics.items())
@@ -116,41 +118,41 @@ def _tabular(columns: Sequence[str], rows: Sequence[Markup], kind: str = "") -> 
     return tag("table", head, tag("tbody", *rows), class_=kind)
 
 
-# ── Trial by trial ──────────────────────────────────────────────────────────────────────────────
+# ── Trials ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def _table(found: History) -> Markup:
+def _table(history: History) -> Markup:
     def rank(trial: Trial) -> tuple[bool, float]:
-        top = found.tops.get(trial.trial)
-        return top is None, found.study.sign() * top.value if top else 0.0
+        top = history.tops.get(trial.trial)
+        return top is None, history.study.sign() * top.value if top else 0.0
 
-    trials = sorted(found.trials.values(), key=rank)
-    rows = [_row(found, trial) for trial in trials[:_ROWS]]
-    columns = ("trial", "state", found.study.metric, *["at", "epochs", "time", "where", "config"])
-    title = tag("h2", "Trials, the best first")
+    trials = sorted(history.trials.values(), key=rank)
+    rows = [_row(history, trial) for trial in trials[:_ROWS]]
+    columns = ("trial", "state", history.study.metric, *["at", "epochs", "time", "where", "config"])
+    title = tag("h2", "Trials, best first")
     more = len(trials) - len(rows)
     note = [tag("p", f"{more} more are in trials.jsonl.", class_="note")] if more else []
     return join(title, _tabular(columns, rows, "trials"), *note)
 
 
-def _row(found: History, trial: Trial) -> Markup:
-    top = found.tops.get(trial.trial)
+def _row(history: History, trial: Trial) -> Markup:
+    top = history.tops.get(trial.trial)
     best = [short(top.value), f"epoch {top.epoch}"] if top else ["–", "–"]
     numbers = [*best, trial.epoch, duration(trial.seconds)]
-    state = found.state(trial) + (f", {trial.restarts} restarts" if trial.restarts else "")
+    state = history.state(trial) + (f", {trial.restarts} restarts" if trial.restarts else "")
     config = top.config if top else trial.config
-    config_words = " ".join(settings(config, found.study.space))
+    config_words = " ".join(settings(config, history.study.space))
     words = (short(place(trial.node, trial.gpu)), short(config_words, most=400))
     cells = [tag("td", trial.trial), tag("td", state)]
     cells += [tag("td", number, class_="number") for number in numbers]
     cells += [tag("td", word) for word in words]
-    return tag("tr", *cells, class_=figures.kind(found, trial.trial))
+    return tag("tr", *cells, class_=figures.kind(history, trial.trial))
 
 
-def _errors(found: History) -> Markup:
-    """Each different error once, the most frequent first."""
+def _errors(history: History) -> Markup:
+    """Returns the section of errors: each different one once, the most frequent first."""
     failed: dict[str, list[Trial]] = {}
-    for trial in found.trials.values():
+    for trial in history.trials.values():
         if trial.error:
             failed.setdefault(trial.error.strip().splitlines()[-1], []).append(trial)
     shown = []

@@ -7,11 +7,11 @@ from siftune.record.history import History
 from siftune.record.journal import STATES, Trial
 from siftune.record.wording import duration, place, short
 
-_ROWS = 20  # unfinished trials that are listed
+_ROWS = 20  # maximum number of unfinished trials listed
 
 
 def lines(history: History, *, now: float | None = None) -> Iterator[str]:
-    """Yields the lines about one study. `now`: in s since 1970."""
+    """Yields the lines about one study. `now`: the time, in s since 1970."""
     now = time.time() if now is None else now
     study, best = history.study, history.best
     last = "no trial has begun"
@@ -23,7 +23,7 @@ def lines(history: History, *, now: float | None = None) -> Iterator[str]:
     if history.summary:
         busy, slots = history.summary["busy_fraction"], history.summary["slots"]
         real = history.summary.get("gpu_utilisation")
-        gpus = "" if real is None else f", the GPUs themselves {100 * real:.0f} %"
+        gpus = "" if real is None else f", GPU utilisation {100 * real:.0f} %"
         yield f"  {slots} slots busy {100 * busy:.0f} % of the time{gpus}"
     unfinished = [trial for trial in history.trials.values() if trial.state not in STATES]
     for trial in unfinished[:_ROWS]:

@@ -25,6 +25,9 @@ _BELONGINGS = {
     "scheduler": ("scheduler_options",),
 }
 
+# Trainable options of earlier versions that no longer exist. They affected only the speed.
+_RETIRED = ("fused",)
+
 
 def read(
     layers: list[Mapping[str, Any]], changes: Mapping[str, Any], *, mark: str | None = None
@@ -59,9 +62,9 @@ def read(
 def read_saved(directory: Path) -> Study:
     """Returns the study that study.yaml in a directory describes. Raises UsageError."""
     path = directory / "study.yaml"
-    saved = read([read_yaml(path)], {})
+    saved = read([read_study_yaml(path)], {})
     if saved.searcher == AUTO or saved.scheduler is None or saved.trials is None:
-        raise UsageError(f"{path} is not a planned study: searcher, scheduler or trials is missing")
+        raise UsageError(f"{path} is not a planned study: it lacks searcher, scheduler or trials")
     return complete(
         saved,
         searcher=saved.searcher,
@@ -84,7 +87,19 @@ def read_resumed(directory: Path, changes: Mapping[str, Any]) -> StudyRequest:
             f"--resume continues the study as it is and cannot change {', '.join(fixed)}; "
             f"it can change: {', '.join(resumable)}"
         )
-    return read([read_yaml(directory / "study.yaml"), changes], {})
+    return read([read_study_yaml(directory / "study.yaml"), changes], {})
+
+
+def read_study_yaml(path: Path) -> dict[str, Any]:
+    """Returns the settings in a study.yaml, without those that this version no longer has.
+
+    Raises UsageError as `read_yaml` does.
+    """
+    values = read_yaml(path)
+    options = values.get("trainable_options")
+    if isinstance(options, dict):
+        values["trainable_options"] = {n: v for n, v in options.items() if n not in _RETIRED}
+    return values
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,6 +1,6 @@
-"""Trainables: what trains one model from one config and reports once per epoch.
+"""Trainables, each of which trains one model from one config and reports once per epoch.
 
-The package brings some, in the catalogue `TRAINABLES`. Users bring a function in a file,
+The catalogue `TRAINABLES` lists the built-in ones. A user can also provide a function in a file,
 FILE.py:FUNC, or a script with flags, SCRIPT.py.
 """
 
@@ -31,32 +31,36 @@ TRAINABLES = Catalogue(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainableSpec:
-    """A trainable by name, and what it needs besides a config. It is small and travels to workers,
-    which import nothing heavy before they build it."""
+    """The name of a trainable, and everything that it needs besides a config.
+
+    It is small and is pickled to the workers, which import no heavy library before they build it.
+    """
 
     name: str
     data: Path
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
-    processes: int = 1  # of a trial; if there are several, each has a GPU
+    processes: int = 1  # per trial; if there are several, each has one GPU
 
     def build(self) -> Trainable:
         """Returns the trainable. Raises UsageError for an unknown name or option."""
         if self.name in TRAINABLES:
             return TRAINABLES.build(self.name, self.options, data=self.data, seed=self.seed)
-        return _users(self.name, self.seed)
+        return _user_trainable(self.name, self.seed)
 
     def mistakes(self, space: Space) -> list[str]:
-        """Returns a sentence for each mistake in name, options and space. The user's file is
-        imported, as a worker will do; a script is run with --help."""
+        """Returns a sentence for each mistake in the name, the options and the space.
+
+        Imports the user's file, as a worker will do. Runs a script with --help.
+        """
         try:
             trainable = self.build()
         except UsageError as error:
             return list(error.mistakes)
         if self.processes > 1 and not trainable.several_processes:
             return [
-                f"--gpus-per-trial {self.processes} needs a trainable of several processes, and "
-                f"{self.name} is one: give a function, FILE.py:FUNC, that calls "
+                f"--gpus-per-trial {self.processes} needs a trainable that can run in several "
+                f"processes, but {self.name} cannot: give a function, FILE.py:FUNC, that calls "
                 "siftune.parallel.wrap(model)"
             ]
         return [*trainable.mistakes(space), *self._option_mistakes()]
@@ -65,13 +69,13 @@ class TrainableSpec:
         if self.name in TRAINABLES:
             return []
         return [
-            f"--trainable-arg {option} is for siftune's own trainables: a function of yours takes "
-            "its values from the space"
+            f"--trainable-arg {option} works with built-in trainables only: your own trainable "
+            "takes its values from the space"
             for option in self.options
         ]
 
     def memory_gib(self, space: Space) -> float | None:
-        """Returns what each process needs of its GPU for the largest config, if that is known."""
+        """Returns the GPU memory in GiB that each process needs, or None. See `Trainable`."""
         return self.build().memory_gib(space, self.processes)
 
     def run(
@@ -82,18 +86,18 @@ class TrainableSpec:
 
 
 def default_space(name: str) -> dict[str, Any]:
-    """Returns the space that a trainable brings. Raises UsageError if it has none."""
+    """Returns a trainable's default space. Raises UsageError if it has none."""
     if name in TRAINABLES:
         return dict(TRAINABLES.load(name).space)
-    return _users(name, seed=0).default_space()
+    return _user_trainable(name, seed=0).default_space()
 
 
 def load(name: str) -> None:
-    """Imports what every trial of the trainable imports."""
+    """Imports the modules that every trial of the trainable imports."""
     if name in TRAINABLES:
         TRAINABLES.load(name)
     else:
-        _users(name, seed=0).load()
+        _user_trainable(name, seed=0).load()
 
 
 def modules(name: str) -> list[str]:
@@ -106,14 +110,14 @@ def modules(name: str) -> list[str]:
 
 
 def absolute(name: str) -> str:
-    """Returns the name of the same trainable, valid in any working directory."""
+    """Returns a name of the trainable that is valid in any working directory."""
     if name in TRAINABLES:
         return name
     file, colon, attribute = name.rpartition(":") if ":" in name else (name, "", "")
     return f"{Path(file).absolute()}{colon}{attribute}" if file.endswith(".py") else name
 
 
-def _users(name: str, seed: int) -> Trainable:
+def _user_trainable(name: str, seed: int) -> Trainable:
     from siftune.trainables.user import function, script
 
     if function.is_function(name):

@@ -1,4 +1,4 @@
-"""The interface of a trainable: what the driver and a trial's process ask of it."""
+"""The interface of a trainable, used by the driver and by a trial's process."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ Report = Callable[..., None]  # report(metrics, checkpoint=None), as tune.report
 class Trainable(ABC):
     """Trains one model from one config, and reports once per epoch.
 
-    A method that is given a wrong value by the user raises UsageError.
+    A method raises UsageError if the user gave a wrong value.
     """
 
-    #: Whether a trial may have several processes, with a GPU each.
+    #: Whether a trial may have several processes, with one GPU each.
     several_processes: ClassVar[bool] = True
 
     @abstractmethod
     def mistakes(self, space: Space) -> list[str]:
-        """Returns a sentence for everything in the space that cannot be trained."""
+        """Returns a sentence for each entry of the space that cannot be trained."""
 
     def default_space(self) -> dict[str, Any]:
-        """Returns the space that the trainable brings. Raises UsageError if it has none."""
-        raise UsageError("there is no space: give --space FILE.py:NAME or FILE.yaml")
+        """Returns the trainable's default space. Raises UsageError if it has none."""
+        raise UsageError("the trainable has no space: give --space FILE.py:NAME or FILE.yaml")
 
     def prepare(self) -> None:
-        """Fetches and checks data, once, before any trial starts. Raises DataError."""
+        """Fetches and checks the data, once, before any trial starts. Raises DataError."""
 
     def load(self) -> None:
-        """Imports what every trial imports."""
+        """Imports the modules that every trial imports."""
 
     def memory_gib(self, space: Space, processes: int) -> float | None:
-        """Returns the memory that each process needs on its GPU for the largest config of the
-        space; None if that is not known."""
+        """Returns the GPU memory in GiB that each process needs for the space's largest config.
+
+        Returns None if it is not known.
+        """
         return None
 
     @abstractmethod
@@ -52,39 +54,44 @@ class Trainable(ABC):
         *,
         save_in: Callable[[int], Path],
     ) -> None:
-        """Trains in this process, one of the trial's.
+        """Trains in this process, which may be one of several processes of the trial.
 
-        `start`: the directory of a checkpoint to continue from. `report` takes the metrics of each
-        epoch, and a checkpoint. `save_in` returns the directory to write the checkpoint of an epoch
-        in, the same in all processes of the trial.
+        `start`: the directory of a checkpoint to continue from. `report`: takes the metrics of each
+        epoch, and a checkpoint. `save_in`: returns the directory for the checkpoint of an epoch,
+        the same in all processes of the trial.
         """
 
 
 class BuiltIn(Trainable):
-    """A trainable of this package. Its options are the constructor's keyword-only parameters that
-    have a default; `--trainable-arg NAME=VALUE` sets them."""
+    """A trainable of this package.
+
+    Its options are the constructor's keyword-only parameters that have a default.
+    `--trainable-arg NAME=VALUE` sets them.
+    """
 
     name: ClassVar[str]
     space: ClassVar[Mapping[str, Any]]
-    metric: ClassVar[tuple[str, str]]  # what a study of it optimises, and min or max
+    metric: ClassVar[tuple[str, str]]  # the metric that a study optimises, and min or max
 
     def __init__(self, *, data: Path, seed: int) -> None:
-        """`data`: the directory of data sets."""
+        """`data`: the directory of the data sets."""
         self.data = data
         self.seed = seed
 
     @abstractmethod
     def epochs(self, config: Config, *, start: Path | None) -> Iterator[tuple[Metrics, Save]]:
-        """Trains, and yields after each epoch its metrics, with `epoch` among them, and a function
-        that saves the state to a directory. `start`: such a directory, to continue from."""
+        """Trains, and yields after each epoch its metrics and a function that saves the state.
+
+        `epoch` is one of the metrics. The function takes the directory to save to. `start`: such a
+        directory, to continue from.
+        """
 
     @abstractmethod
     def evaluate(self, directory: Path) -> Metrics:
-        """Returns the metrics of saved weights, on the validation set and on the test set if there
-        is one."""
+        """Returns the metrics of saved weights on the validation set, and on any test set."""
 
     def unneeded(self) -> tuple[str, ...]:
-        """Returns the parameters that a space may lack with these options."""
+        """Returns the parameters that a space may omit with these options."""
         return ()
 
     def default_space(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The trainable `mnist`: a convolutional network, every part of it built from the config."""
+"""The trainable `mnist`: a convolutional network whose every part is built from the config."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from siftune.trainables.training.loop import (
     run_epochs,
 )
 
-# The space of a study that names no other. Edit it here, or override it: --set, --space, --config.
+# The default space. Edit it here, or override it with --set, --space or --config.
 SPACE: dict[str, Any] = {
     "lr": tune.loguniform(1e-5, 5e-3),
     "batch_size": tune.choice([16, 32, 64, 128]),
@@ -56,8 +56,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
 }
-# torch's fused=True is one kernel for all parameters, on the CPU too. SGD without momentum learns
-# little in so few epochs.
+# fused=True updates all parameters in one kernel, on the CPU too. Without momentum, SGD learns
+# little in a few epochs.
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": partial(Adam, fused=True),
     "sgd": partial(SGD, momentum=0.9, fused=True),
@@ -77,20 +77,23 @@ class Mnist(BuiltIn):
     metric = ("val_accuracy", "max")
 
     def __init__(self, *, data: Path, seed: int, images: int | None = None) -> None:
-        """`images`: how many of the 60,000 training images are used, a sixth of them for
-        validation; [all]."""
+        """`images`: how many of the 60,000 training images to use [all].
+
+        A sixth of them is used for validation.
+        """
         super().__init__(data=data, seed=seed)
         self._images = images
 
     def prepare(self) -> None:
-        """Fetches MNIST to the directory of data sets. Raises DataError where it cannot."""
+        """Fetches MNIST to the directory of the data sets. Raises DataError if it cannot."""
         ensure_mnist(self.data)
 
     def epochs(self, config: Config, *, start: Path | None) -> Iterator[tuple[Metrics, Save]]:
-        """Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`, `samples_per_s`.
+        """Trains, and yields after each epoch its metrics and a function that saves the state.
 
-        See `run_epochs` for `start` and saving. Raises ValueError for an impossible config or data
-        set, FloatingPointError if training diverges.
+        Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`, `samples_per_s`. See
+        `run_epochs` for `start` and saving. Raises ValueError for an invalid config or data set,
+        and FloatingPointError if training diverges.
         """
         config = plain(config)
         _check(config)
@@ -126,9 +129,9 @@ class Mnist(BuiltIn):
         yield from run_epochs(training, start=start, seed=self.seed)
 
     def evaluate(self, directory: Path) -> Metrics:
-        """`val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` of the weights in `directory`.
+        """Returns `val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` of saved weights.
 
-        With the seed and images of the training, the validation figures are those it reported.
+        With the seed and `images` of the training, the validation metrics equal those it reported.
         """
         device = default_device()
         mnist = self._load(device)
@@ -149,7 +152,10 @@ class Mnist(BuiltIn):
 
 
 def build_model(config: dict[str, Any]) -> nn.Sequential:
-    """The network: float32 [B, 1, 28, 28] to logits [B, num_classes]. No third layer if 0 wide."""
+    """Returns the network: float32 [B, 1, 28, 28] to logits [B, num_classes].
+
+    A convolutional layer with 0 channels is left out.
+    """
     activation = ACTIVATIONS[config["activation"]]
     layers: list[nn.Module] = []
     channels, side = 1, 28
@@ -173,38 +179,38 @@ def build_model(config: dict[str, Any]) -> nn.Sequential:
         activation(),
         nn.Linear(config["fc_dim"], config["num_classes"]),
     )
-    # The CPU's kernels are 1.3 to 1.5 times as fast in this layout. (torch's stubs do not know it.)
+    # The CPU's kernels are 1.3 to 1.5 times as fast in this layout. (torch's stubs lack it.)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def normalised(images: Tensor) -> Tensor:
-    """Bytes [B, 28, 28] to float32 [B, 1, 28, 28] of mean 0 and deviation 1."""
+    """Converts bytes [B, 28, 28] to float32 [B, 1, 28, 28] with mean 0 and deviation 1."""
     return (images.unsqueeze(1) - PIXEL_MEAN).div_(PIXEL_STD)
 
 
 @torch.inference_mode()
 def score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean loss and accuracy (0 to 1) over all images, of which each process takes a part."""
+    """Returns mean loss and accuracy (0 to 1) over all images. Each process evaluates a part."""
     count = len(images)
     images, labels = parallel.part(images), parallel.part(labels)
     model.eval()
     loss = torch.zeros((), device=images.device)
     correct = torch.zeros((), device=images.device, dtype=torch.int64)
-    for some, truth in zip(
+    for batch, truth in zip(
         images.split(VALIDATION_BATCH), labels.split(VALIDATION_BATCH), strict=True
     ):
-        logits = model(normalised(some))
+        logits = model(normalised(batch))
         loss += functional.cross_entropy(logits, truth, reduction="sum")
         correct += (logits.argmax(1) == truth).sum()
     return parallel.total(loss).item() / count, parallel.total(correct).item() / count
 
 
 def schedule(config: dict[str, Any], optimizer: Optimizer, steps: int) -> LRScheduler:
-    """The learning rates of a training of so many steps, and under onecycle its momentum.
+    """Returns the learning rate schedule of a training with `steps` steps.
 
     none: `lr`. cosine: per epoch, from `lr` towards 0. onecycle: per step, up to `lr` and down
-    again. step: times `gamma` after every `step_size` per cent of the training, because a step_size
-    of 10 epochs would never act in 5.
+    again; this also sets the momentum. step: times `gamma` after every `step_size` per cent of the
+    training, because a step size of 10 epochs would have no effect in 5 epochs.
     """
     if config["scheduler"] == "onecycle":
         return OneCycleLR(optimizer, max_lr=config["lr"], total_steps=steps)
@@ -222,7 +228,7 @@ def schedule(config: dict[str, Any], optimizer: Optimizer, steps: int) -> LRSche
 
 
 def _check(config: dict[str, Any]) -> None:
-    """Every mistake in one message. Inactive parameters may be absent."""
+    """Raises ValueError with all mistakes of the config. Inactive parameters may be absent."""
     needed = [name for name in SPACE if name not in ("kernel3", "step_size", "gamma")]
     needed += ["kernel3"] if config.get("conv3_channels") else []
     needed += ["step_size", "gamma"] if config.get("scheduler") == "step" else []
@@ -234,7 +240,7 @@ def _check(config: dict[str, Any]) -> None:
     ):
         if name in config and config[name] not in known:
             mistakes.append(f"{name} must be one of {', '.join(known)}, got {config[name]!r}")
-    # A label beyond the last class is an assertion on the GPU that ends the whole process.
+    # A label beyond the last class fails an assertion on the GPU, which ends the whole process.
     if config.get("num_classes", CLASSES) < CLASSES:
         mistakes.append(f"num_classes must be at least {CLASSES}, got {config['num_classes']}")
     if mistakes:

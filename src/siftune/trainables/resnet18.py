@@ -1,5 +1,7 @@
-"""The trainable `resnet18`: torchvision's ResNet-18 on a folder of images, from scratch or from
-given weights."""
+"""The trainable `resnet18`: torchvision's ResNet-18 on a folder of images.
+
+It starts from scratch or from given weights.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ from siftune.trainables.training.loop import (
     run_epochs,
 )
 
-# The space of a study that names no other.
+# The default space.
 SPACE: dict[str, Any] = {
     "lr": tune.loguniform(1e-4, 1e-1),
     "batch_size": tune.choice([32, 64, 128]),
@@ -54,8 +56,11 @@ VALIDATION_BATCH = 256
 
 @dataclass(frozen=True)
 class Images:
-    """Bytes [N, 3, size, size] and class numbers, int64 [N], of two disjoint parts of a folder, and
-    mean and deviation of the training part's bytes, [3, 1, 1]. All on one device."""
+    """Two disjoint parts of a folder: bytes [N, 3, size, size] and class numbers, int64 [N].
+
+    `mean` and `deviation`, [3, 1, 1], are those of the training part's bytes. All tensors are on
+    one device.
+    """
 
     train: tuple[Tensor, Tensor]
     val: tuple[Tensor, Tensor]
@@ -65,7 +70,7 @@ class Images:
 
 
 class ResNet18(BuiltIn):
-    """torchvision's ResNet-18 on the images of a folder, one folder for each class."""
+    """torchvision's ResNet-18 on a folder of images with one subfolder per class."""
 
     name = "resnet18"
     space = SPACE
@@ -74,31 +79,35 @@ class ResNet18(BuiltIn):
     def __init__(
         self, *, data: Path, seed: int, folder: str = "", size: int = 64, weights: str = ""
     ) -> None:
-        """Images are scaled and cut to `size` × `size`; a fifth of them is for validation.
-        `weights`: a state dict of torchvision's resnet18 to begin from, whatever its last layer."""
+        """`folder`: the images. They are scaled and cropped to `size` × `size`.
+
+        A fifth of them is used for validation. `weights`: a state dict of torchvision's resnet18 to
+        start from. Its last layer is not used.
+        """
         super().__init__(data=data, seed=seed)
         self._folder = folder
         self._size = size
         self._weights = weights
 
     def prepare(self) -> None:
-        """Looks for the images. Raises DataError where there are none."""
+        """Checks the images and the options. Raises DataError if one is missing or invalid."""
         if not self._folder:
             raise DataError(
-                "resnet18 needs images: --trainable-arg folder=DIR, with one folder a class"
+                "resnet18 needs images: set --trainable-arg folder=DIR with one subfolder per class"
             )
         _open(Path(self._folder))
         if self._weights and not Path(self._weights).is_file():
-            raise DataError(f"there are no weights {self._weights}")
-        # With smaller images the last layers would see a single point.
+            raise DataError(f"resnet18: the file of weights {self._weights} does not exist")
+        # With smaller images the last layers would see a single pixel.
         if not isinstance(self._size, int) or self._size < LEAST_SIZE:
             raise DataError(f"resnet18: size must be at least {LEAST_SIZE}, got {self._size!r}")
 
     def epochs(self, config: Config, *, start: Path | None) -> Iterator[tuple[Metrics, Save]]:
-        """Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`, `samples_per_s`.
+        """Trains, and yields after each epoch its metrics and a function that saves the state.
 
-        All images are decoded once per process and stay on the device. See `run_epochs` for `start`
-        and saving, and for the exceptions.
+        Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`, `samples_per_s`. All images
+        are decoded once per process and stay on the device. See `run_epochs` for `start`, for
+        saving, and for the exceptions.
         """
         config = plain(config)
         device = default_device()
@@ -111,12 +120,12 @@ class ResNet18(BuiltIn):
         )
 
         def batch_loss(batch: Tensor) -> Tensor:
-            some = _normalised(images, images.train[0][batch])
+            inputs = _normalised(images, images.train[0][batch])
             if config["flip"]:
-                mirrored = torch.rand(len(some), device=device) < 0.5
-                some = torch.where(mirrored[:, None, None, None], some.flip(3), some)
+                mirrored = torch.rand(len(inputs), device=device) < 0.5
+                inputs = torch.where(mirrored[:, None, None, None], inputs.flip(3), inputs)
             return functional.cross_entropy(
-                forward(some),
+                forward(inputs),
                 images.train[1][batch],
                 reduction="sum",
                 label_smoothing=config["label_smoothing"],
@@ -137,7 +146,7 @@ class ResNet18(BuiltIn):
         yield from run_epochs(training, start=start, seed=self.seed)
 
     def evaluate(self, directory: Path) -> Metrics:
-        """`val_loss` and `val_accuracy` of the weights in `directory`."""
+        """Returns `val_loss` and `val_accuracy` of the weights in `directory`."""
         device = default_device()
         images = self._load(device)
         model = _model(images.classes, "").to(device)
@@ -155,26 +164,26 @@ def _model(classes: int, weights: str) -> nn.Module:
         kept = {name: value for name, value in state.items() if not name.startswith("fc.")}
         missing, unknown = model.load_state_dict(kept, strict=False)
         if unknown or missing != ["fc.weight", "fc.bias"]:
-            raise ValueError(f"{weights} are not weights of torchvision's resnet18")
+            raise ValueError(f"{weights} does not hold weights of torchvision's resnet18")
     return model.to(memory_format=torch.channels_last)
 
 
-def _normalised(found: Images, some: Tensor) -> Tensor:
-    """Bytes [B, 3, S, S] to float32 of mean 0 and deviation 1 in each channel."""
-    return (some.float() - found.mean) / found.deviation
+def _normalised(images: Images, pixels: Tensor) -> Tensor:
+    """Converts bytes [B, 3, S, S] to float32 with mean 0 and deviation 1 in each channel."""
+    return (pixels.float() - images.mean) / images.deviation
 
 
 @torch.inference_mode()
-def _score(model: nn.Module, found: Images) -> Metrics:
+def _score(model: nn.Module, images: Images) -> Metrics:
     model.eval()
-    loss = torch.zeros((), device=found.mean.device)
-    correct = torch.zeros((), device=found.mean.device, dtype=torch.int64)
-    images_, labels = (parallel.part(whole).split(VALIDATION_BATCH) for whole in found.val)
-    for some, truth in zip(images_, labels, strict=True):
-        logits = model(_normalised(found, some))
+    loss = torch.zeros((), device=images.mean.device)
+    correct = torch.zeros((), device=images.mean.device, dtype=torch.int64)
+    pixels, labels = (parallel.part(whole).split(VALIDATION_BATCH) for whole in images.val)
+    for batch, truth in zip(pixels, labels, strict=True):
+        logits = model(_normalised(images, batch))
         loss += functional.cross_entropy(logits, truth, reduction="sum")
         correct += (logits.argmax(1) == truth).sum()
-    count = len(found.val[0])
+    count = len(images.val[0])
     return {
         "val_loss": parallel.total(loss).item() / count,
         "val_accuracy": parallel.total(correct).item() / count,
@@ -185,33 +194,33 @@ def _open(folder: Path) -> ImageFolder:
     try:
         return ImageFolder(str(folder))
     except OSError as error:
-        raise DataError(f"no folder of images, one folder a class: {error}") from None
+        raise DataError(f"need a folder of images, one subfolder per class: {error}") from None
 
 
 @lru_cache(maxsize=1)
 def _load(folder: str, size: int, seed: int, device: torch.device) -> Images:
-    found = _open(Path(folder))
-    pixels = torch.empty(len(found), 3, size, size, dtype=torch.uint8)
-    for number, (picture, _) in enumerate(found):
+    files = _open(Path(folder))
+    pixels = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+    for number, (picture, _) in enumerate(files):
         scaled = transforms.resize(transforms.pil_to_tensor(picture), [size], antialias=True)
         pixels[number] = transforms.center_crop(scaled, [size, size])
-    labels = torch.tensor(found.targets)
-    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
+    labels = torch.tensor(files.targets)
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed))
     val, train = order[: len(order) // 5], order[len(order) // 5 :]
     if not len(val):
-        raise DataError(f"{folder}: {len(found)} images are too few")
+        raise DataError(f"{folder}: {len(files)} images are too few, at least 5 are needed")
     mean, deviation = _statistics(pixels[train])
     return Images(
         train=(pixels[train].to(device), labels[train].to(device)),
         val=(pixels[val].to(device), labels[val].to(device)),
         mean=mean.view(3, 1, 1).to(device),
         deviation=deviation.view(3, 1, 1).to(device),
-        classes=len(found.classes),
+        classes=len(files.classes),
     )
 
 
 def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel, [3], without a copy as floats."""
+    """Returns mean and deviation of each channel, [3]. Makes no copy as floats."""
     values = torch.arange(256.0)
     shares = [torch.bincount(pixels[:, c].flatten(), minlength=256).float() for c in range(3)]
     share = torch.stack([counts / counts.sum() for counts in shares])

@@ -1,4 +1,4 @@
-"""The trainable `sklearn`: a linear classifier of scikit-learn on a table, without a GPU."""
+"""The trainable `sklearn`: a linear classifier from scikit-learn on a table, without a GPU."""
 
 import csv
 import math
@@ -20,7 +20,7 @@ from siftune.space import Config, when
 from siftune.trainables.base import BuiltIn, Metrics, Save
 from siftune.trainables.datasets import DataError
 
-# The space of a study that names no other.
+# The default space.
 SPACE: dict[str, Any] = {
     "lr": tune.loguniform(1e-4, 1.0),
     "alpha": tune.loguniform(1e-7, 1e-1),
@@ -38,8 +38,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Table:
-    """Standardised features, float64 [N, F], and class numbers, int64 [N], of three disjoint parts
-    of a table: three fifths for training, one each for validation and test."""
+    """Standardised features, float64 [N, F], and class numbers, int64 [N], of a table.
+
+    Its three parts are disjoint: three fifths for training, one fifth each for validation and test.
+    """
 
     train: tuple[Floats, NDArray[np.int64]]
     val: tuple[Floats, NDArray[np.int64]]
@@ -56,22 +58,25 @@ class Sklearn(BuiltIn):
     several_processes = False
 
     def __init__(self, *, data: Path, seed: int, table: str = "", target: str = "") -> None:
-        """`table`: a CSV file with a line of names, and numbers in all columns but `target`, the
-        class; [the digits]."""
+        """`table`: a CSV file with a header line [the digits].
+
+        `target`: the column with the class. All other columns must hold numbers.
+        """
         super().__init__(data=data, seed=seed)
         self._table = table
         self._target = target
 
     def prepare(self) -> None:
-        """Reads the table. Raises DataError where it cannot."""
+        """Reads the table. Raises DataError if it cannot."""
         _load(self._table, self._target, seed=0)
 
     def epochs(self, config: Config, *, start: Path | None) -> Iterator[tuple[Metrics, Save]]:
-        """Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`.
+        """Trains, and yields after each epoch its metrics and a function that saves the state.
 
-        `save(directory)` writes one file, state.npz, and `start` is such a directory. An
-        interrupted training equals an uninterrupted one. Raises ValueError for an impossible
-        config, FloatingPointError if training diverges.
+        Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`. `save(directory)` writes one
+        file, state.npz, and `start` is such a directory. An interrupted training equals an
+        uninterrupted one. Raises ValueError for an invalid config, and FloatingPointError if
+        training diverges.
         """
         parts = _load(self._table, self._target, seed=self.seed)
         model, done = _build(config, parts), 0
@@ -82,20 +87,20 @@ class Sklearn(BuiltIn):
             order = np.random.default_rng([self.seed, epoch]).permutation(len(labels))
             try:
                 model.partial_fit(features[order], labels[order], classes=range(parts.classes))
-            except ValueError as error:  # scikit-learn raises it for an overflow
+            except ValueError as error:  # scikit-learn raises it on overflow
                 raise FloatingPointError(
-                    f"{error} in epoch {epoch} at lr {config['lr']:g}"
+                    f"{error} in epoch {epoch} at lr {config['lr']:g}: lower lr"
                 ) from None
             metrics = {"loss": _score(model, *parts.train)[0], "epoch": float(epoch)}
             metrics["val_loss"], metrics["val_accuracy"] = _score(model, *parts.val)
             if not all(map(math.isfinite, metrics.values())):
                 raise FloatingPointError(
-                    f"a loss is not finite in epoch {epoch} at lr {config['lr']:g}"
+                    f"a loss is not finite in epoch {epoch} at lr {config['lr']:g}: lower lr"
                 )
             yield metrics, partial(_save, model, epoch)
 
     def evaluate(self, directory: Path) -> Metrics:
-        """`val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` of the saved weights."""
+        """Returns `val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` of the saved weights."""
         parts = _load(self._table, self._target, seed=self.seed)
         model = SGDClassifier()
         _restore(model, directory)
@@ -121,7 +126,7 @@ def _build(config: dict[str, Any], table: Table) -> SGDClassifier:
 def _score(
     model: SGDClassifier, features: Floats, labels: NDArray[np.int64]
 ) -> tuple[float, float]:
-    """Mean loss and accuracy (0 to 1)."""
+    """Returns mean loss and accuracy (0 to 1)."""
     probabilities = model.predict_proba(features)
     loss = log_loss(labels, probabilities, labels=model.classes_)
     return float(loss), float((model.classes_[probabilities.argmax(1)] == labels).mean())
@@ -142,7 +147,7 @@ def _save(model: SGDClassifier, epoch: int, directory: Path) -> None:
 
 
 def _restore(model: SGDClassifier, directory: Path) -> int:
-    """Gives the model what was saved; the number of epochs behind it. No pickle is read."""
+    """Loads the saved state, without pickle. Returns the number of completed epochs."""
     with np.load(directory / STATE_FILE, allow_pickle=False) as state:
         model.set_params(loss=str(state["loss"]))
         model.t_ = float(state["steps"])
@@ -159,7 +164,7 @@ def _load(table: str, target: str, *, seed: int) -> Table:
     fifth = len(order) // 5
     test, val, train = order[:fifth], order[fifth : 2 * fifth], order[2 * fifth :]
     if not fifth or len(np.unique(labels[train])) < len(classes) or len(classes) < 2:
-        raise DataError(f"{table or 'the digits'}: too few lines to tell {len(classes)} classes")
+        raise DataError(f"{table or 'the digits'}: too few lines for {len(classes)} classes")
     mean, deviation = features[train].mean(0), features[train].std(0)
     scaled = (features - mean) / np.where(deviation > 0, deviation, 1.0)
 
@@ -170,7 +175,7 @@ def _load(table: str, target: str, *, seed: int) -> Table:
 
 
 def _read(file: Path, target: str) -> tuple[Floats, list[str]]:
-    """Features and classes of a CSV file."""
+    """Returns the features and the classes in a CSV file."""
     try:
         with file.open(newline="") as lines:
             names, *rows = csv.reader(lines)
@@ -178,7 +183,8 @@ def _read(file: Path, target: str) -> tuple[Floats, list[str]]:
         raise DataError(f"cannot read the table {file}: {error}") from None
     if target not in names:
         raise DataError(
-            f"{file} has no column {target!r}: --trainable-arg target=… one of {', '.join(names)}"
+            f"{file} has no column {target!r}: set --trainable-arg target= to one of "
+            f"{', '.join(names)}"
         )
     column = names.index(target)
     classes = [row.pop(column) for row in rows if row]
@@ -187,5 +193,5 @@ def _read(file: Path, target: str) -> tuple[Floats, list[str]]:
     except ValueError as error:
         raise DataError(f"{file}: every column but {target!r} must hold numbers: {error}") from None
     if not np.isfinite(features).all():
-        raise DataError(f"{file}: a number is missing, or is not finite")
+        raise DataError(f"{file}: a number is missing or not finite")
     return features, classes

@@ -1,4 +1,4 @@
-"""The trainable `t5`: T5 of any size, on bytes of any text."""
+"""The trainable `t5`: T5 of any size, on the bytes of any text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when it is imported
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # transformers reads it at import
 
 import torch
 from ray import tune
@@ -33,20 +33,20 @@ from siftune.trainables.training.loop import (
     run_epochs,
 )
 
-# The space of a study that names no other. Heads need not divide the width: as in T5, each has 64
-# values whatever that is.
+# The default space. The number of heads need not divide the width: as in T5, each head has 64
+# values, whatever the width is.
 SPACE: dict[str, Any] = {
     "hidden_size": tune.choice([512, 768, 1024]),
     "num_heads": tune.choice([8, 12, 16]),
-    "num_layers": tune.choice([4, 8, 12]),  # of the encoder, and as many of the decoder
+    "num_layers": tune.choice([4, 8, 12]),  # in the encoder, and the same number in the decoder
     "d_ff": tune.choice([1024, 2048, 4096]),
     "dropout": tune.uniform(0.0, 0.2),
     "lr": tune.loguniform(1e-4, 3e-3),
-    "warmup": tune.uniform(0.01, 0.2),  # part of the training in which lr rises
+    "warmup": tune.uniform(0.01, 0.2),  # fraction of the training in which lr rises
     "weight_decay": tune.loguniform(1e-4, 1e-1),
     "batch_size": tune.choice([32, 64, 128]),
-    "accumulation": 1,  # parts in which a batch is computed, for the memory's sake
-    "recompute": False,  # activations in the backward pass, for the memory's sake
+    "accumulation": 1,  # parts in which a batch is computed, to save memory
+    "recompute": False,  # activations in the backward pass, to save memory
     "epochs": 5,
 }
 
@@ -55,7 +55,7 @@ VALIDATION_BATCH = 64
 
 
 class T5(BuiltIn):
-    """T5 of any size, which learns to guess pieces that were taken out of a text."""
+    """T5 of any size, which learns to restore spans that were removed from a text."""
 
     name = "t5"
     space = SPACE
@@ -71,9 +71,12 @@ class T5(BuiltIn):
         windows: int | None = None,
         model: str = "",
     ) -> None:
-        """`text`: a file or a folder; [Python's standard library]. It is cut into windows of
-        `length` tokens, of which `windows` are used; [all]. `model`: a directory with a T5 of
-        Hugging Face's to begin from, and its tokenizer; the config's sizes are then ignored."""
+        """Sets the text and the model to start from.
+
+        `text`: a file or a folder [Python's standard library]. It is cut into windows of `length`
+        tokens, and `windows` of them are used [all]. `model`: a directory with a Hugging Face T5
+        model to start from, and its tokenizer. The config's sizes are then ignored.
+        """
         super().__init__(data=data, seed=seed)
         self._text = text
         self._length = length
@@ -81,21 +84,24 @@ class T5(BuiltIn):
         self._model = model
 
     def prepare(self) -> None:
-        """Looks for text and model. Raises DataError where there is none, or too little."""
+        """Checks the text and the model. Raises DataError if one is missing or too small."""
         if self._model and not (Path(self._model) / "config.json").is_file():
             raise DataError(
-                f"there is no model of Hugging Face's in {self._model}: it has no config.json"
+                f"there is no Hugging Face model in {self._model}: config.json is missing"
             )
         self._load(torch.device("cpu"), seed=0)
-        corpus.load.cache_clear()  # the driver needs none of it while the study runs
+        corpus.load.cache_clear()  # the driver does not need the text while the study runs
 
     def unneeded(self) -> tuple[str, ...]:
-        """A given model has its own sizes."""
+        """Returns the sizes if there is a `model`, which determines them."""
         return ("hidden_size", "num_heads", "num_layers", "d_ff") if self._model else ()
 
     def epochs(self, config: Config, *, start: Path | None) -> Iterator[tuple[Metrics, Save]]:
-        """Metrics: `loss` (nats per token), `val_loss`, `bits_per_byte` (of the pieces taken out
-        for validation), `epoch`, `samples_per_s` (windows). See `run_epochs` for `start`."""
+        """Trains, and yields after each epoch its metrics and a function that saves the state.
+
+        Metrics: `loss` (nats per token), `val_loss`, `bits_per_byte` (of the spans removed for
+        validation), `epoch`, `samples_per_s` (windows). See `run_epochs` for `start` and saving.
+        """
         config = plain(config)
         device = default_device()
         text = self._load(device, self.seed)
@@ -103,9 +109,10 @@ class T5(BuiltIn):
             network: Any = _build(config, self._model)
         if config["recompute"]:
             network.activation_checkpointing_enable({"use_reentrant": False})
-        parallel.shard(network, blocks(network))  # block by block: no GPU ever holds the whole
+        # Moved block by block, so that no GPU ever holds the whole model.
+        parallel.shard(network, blocks(network))
         network.to(device)
-        # torch's fused=True is one kernel for all parameters, on the CPU too.
+        # fused=True updates all parameters in one kernel, on the CPU too.
         optimizer = AdamW(
             network.parameters(), lr=config["lr"], weight_decay=config["weight_decay"], fused=True
         )
@@ -132,7 +139,7 @@ class T5(BuiltIn):
         yield from run_epochs(training, start=start, seed=self.seed)
 
     def evaluate(self, directory: Path) -> Metrics:
-        """`val_loss` and `bits_per_byte` of the weights in `directory`."""
+        """Returns `val_loss` and `bits_per_byte` of the weights in `directory`."""
         device = default_device()
         text = self._load(device, self.seed)
         network: Any = _build(shards.info(directory)["config"], self._model)
@@ -141,7 +148,7 @@ class T5(BuiltIn):
         return _score(network, text)
 
     def memory_gib(self, space: Space, processes: int) -> float | None:
-        """See `estimate_gib`. None if a given model has its own size."""
+        """Returns `estimate_gib`, or None if `model` determines the sizes."""
         return None if self._model else estimate_gib(space, processes, length=self._length)
 
     def _load(self, device: torch.device, seed: int) -> corpus.Text:
@@ -152,12 +159,12 @@ class T5(BuiltIn):
             windows=self._windows,
             seed=seed,
             device=device,
-            tokenizer=self._model if has_tokenizer else "",  # else it reads bytes
+            tokenizer=self._model if has_tokenizer else "",  # without one, tokens are bytes
         )
 
 
 def build(config: dict[str, Any], vocabulary: corpus.Vocabulary) -> T5ForConditionalGeneration:
-    """The network; its parts, `blocks`, are what is sharded."""
+    """Returns the network. Its `blocks` are the units of sharding."""
     shape: dict[str, Any] = {
         "vocab_size": vocabulary.size,
         "d_model": config["hidden_size"],
@@ -180,7 +187,7 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 
 
 def schedule(config: dict[str, Any], optimizer: Optimizer, steps: int) -> LRScheduler:
-    """lr rises during `warmup`, and falls as a cosine to a tenth."""
+    """Returns a schedule: lr rises during `warmup` and follows a cosine down to a tenth."""
 
     def factor(step: int) -> float:
         share = (step + 1) / steps
@@ -190,18 +197,22 @@ def schedule(config: dict[str, Any], optimizer: Optimizer, steps: int) -> LRSche
 
 
 def estimate_gib(space: Space, processes: int, *, length: int) -> float:
-    """Returns an upper estimate of the memory that each GPU needs for the largest config.
+    """Returns an upper estimate of the memory in GiB that each GPU needs for the largest config.
 
-    Weights, their gradients and two moments are 16 bytes a parameter, divided among the GPUs. Two
-    blocks are whole at a time, in bf16. Of a layer's activations are kept: 8 times the width, 4
-    times the heads' values, 4 times d_ff, in bf16, and the scores of its attention, in all 9 bytes;
-    where they are computed again, those of one layer, and the width of all. And 1 GiB for CUDA.
+    It is the sum of:
+
+    - weights, gradients and two moments: 16 bytes per parameter, divided among the GPUs
+    - weights in bf16: two whole blocks, or the whole model if there is one process
+    - activations of each layer, per token: 8 times the width, 4 times the heads' values and 4 times
+      d_ff in bf16, and 9 bytes per attention score. With `recompute`: those of one layer, plus
+      the width for every layer in bf16
+    - CUDA: 1 GiB
     """
     config = {name: space.bounds(name)[1] for name in SPACE}
     with torch.device("meta"):
         network = build(config, corpus.Vocabulary())
     parameters = sum(p.numel() for p in network.parameters())
-    block = max(sum(p.numel() for p in one.parameters()) for one in blocks(network))
+    largest_block = max(sum(p.numel() for p in b.parameters()) for b in blocks(network))
     encoder, decoder = corpus.lengths(length)
     rows = math.ceil(config["batch_size"] / processes / space.bounds("accumulation")[0])
     inner = HEAD * config["num_heads"]
@@ -213,7 +224,7 @@ def estimate_gib(space: Space, processes: int, *, length: int) -> float:
     if space.bounds("recompute")[0]:
         kept = 2 * config["num_layers"] * rows * (encoder + decoder) * config["hidden_size"]
         activations = max(layers) + kept
-    whole = 4 * block if processes > 1 else 2 * parameters
+    whole = 4 * largest_block if processes > 1 else 2 * parameters
     return (16 * parameters / processes + whole + activations) / 2**30 + 1
 
 
@@ -226,8 +237,8 @@ def _build(config: dict[str, Any], model: str) -> T5ForConditionalGeneration:
 
 
 def _nats(network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The loss, summed over all tokens of the targets."""
-    # Of several processes it is the sharding that computes in bf16.
+    """Returns the loss, summed over all tokens of the targets."""
+    # With several processes, FSDP2 computes in bf16.
     alone_on_gpu = inputs.is_cuda and parallel.processes() == 1
     with torch.autocast("cuda", torch.bfloat16) if alone_on_gpu else nullcontext():
         logits = network(input_ids=inputs, labels=targets).logits
@@ -236,17 +247,17 @@ def _nats(network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def _score(network: nn.Module, found: corpus.Text) -> Metrics:
+def _score(network: nn.Module, text: corpus.Text) -> Metrics:
     network.eval()
-    nats = torch.zeros((), device=found.train.device)
-    inputs, targets = parallel.part(found.val_inputs), parallel.part(found.val_targets)
+    nats = torch.zeros((), device=text.train.device)
+    inputs, targets = parallel.part(text.val_inputs), parallel.part(text.val_targets)
     with torch.no_grad():
-        for some, truth in zip(
+        for batch, truth in zip(
             inputs.split(VALIDATION_BATCH), targets.split(VALIDATION_BATCH), strict=True
         ):
-            nats += _nats(network, some, truth)
+            nats += _nats(network, batch, truth)
     total = parallel.total(nats).item()
     return {
-        "val_loss": total / found.val_targets.numel(),
-        "bits_per_byte": corpus.bits_per_byte(total, found),
+        "val_loss": total / text.val_targets.numel(),
+        "bits_per_byte": corpus.bits_per_byte(total, text),
     }

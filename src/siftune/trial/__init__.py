@@ -1,2 +1,4 @@
-"""The code inside a trial's process, and the code that starts the process. No Ray but the functions
-of `ray.tune` that users call."""
+"""Starts trial processes and runs the user's code in them.
+
+Ray is used only for the `ray.tune` functions that users call.
+"""

@@ -1,7 +1,7 @@
-"""The keys and values by which the processes of one trial find each other.
+"""The key-value store through which the processes of one trial find each other.
 
-torch's own store would listen on a port that every account on the node can reach. This one is kept
-by the worker of rank 0, and asked over Ray's connections, which need the job's keys.
+torch's own store would listen on a port that every account on the node can reach. This store is
+held by the worker of rank 0 and reached through Ray's connections, which require the job's keys.
 """
 
 import threading
@@ -9,19 +9,19 @@ from typing import Any
 
 
 class Board:
-    """Keys and values. No method waits, and any thread may call."""
+    """A thread-safe key-value store. No method blocks."""
 
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
-    def call(self, method: str, key: str, *words: Any) -> Any:
-        """One of the methods below, by its name."""
+    def call(self, method: str, key: str, *arguments: Any) -> Any:
+        """Calls a method below by its name without the underscore."""
         with self._lock:
-            return getattr(self, f"_{method}")(key, *words)
+            return getattr(self, f"_{method}")(key, *arguments)
 
     def forget(self, run: str) -> None:
-        """The run is over: its keys begin with its name and a slash."""
+        """Deletes the keys of a finished run. They begin with its name and a slash."""
         with self._lock:
             for key in [key for key in self._values if key.startswith(f"{run}/")]:
                 del self._values[key]

@@ -1,10 +1,10 @@
-"""The checkpoints of a trial, checkpoints/NAME in the study: written by its process."""
+"""A trial's checkpoints, which its process writes to checkpoints/NAME in the study directory."""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
-_UNSAVED = "."  # how the name of one begins that is not whole yet
+_UNSAVED = "."  # first character of the name of an unfinished checkpoint
 
 
 def of_trial(study: Path, trial: str) -> Path:
@@ -12,30 +12,31 @@ def of_trial(study: Path, trial: str) -> Path:
 
 
 def unsaved(study: Path, trial: str, epoch: int, run: str) -> Path:
-    """Where the checkpoint of an epoch is written until it is whole."""
+    """Returns the directory in which the checkpoint of an epoch is written until it is complete."""
     return of_trial(study, trial) / f"{_UNSAVED}{_name(epoch, run)}"
 
 
 def keep(checkpoint: Any, study: Path, trial: str, epoch: int, run: str) -> str:
-    """Makes a tune.Checkpoint the trial's, of this epoch; its path relative to the study.
+    """Stores a tune.Checkpoint as that of the trial's epoch.
 
-    A checkpoint that was written where `unsaved` says is moved, any other is copied.
+    Moves a checkpoint that was written to the directory that `unsaved` returns, and copies any
+    other. Returns its path relative to the study directory.
     """
     own = unsaved(study, trial, epoch, run)
     target = of_trial(study, trial) / _name(epoch, run)
     with checkpoint.as_directory() as written:
         if Path(written) != own:
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(own, ignore_errors=True)  # of a report that failed
+            shutil.rmtree(own, ignore_errors=True)  # left by a report that failed
             shutil.copytree(written, own)
     own.rename(target)
     return str(target.relative_to(study))
 
 
 def remove_others(study: Path, trial: str, kept: set[str], *, run: str | None = None) -> None:
-    """Removes the trial's checkpoints except `kept`, paths relative to the study.
+    """Removes the trial's checkpoints except `kept`, paths relative to the study directory.
 
-    `run`: one that may be writing a checkpoint at this moment.
+    `run`: a run that may be writing a checkpoint now. Its unfinished checkpoint is not removed.
     """
     directory = of_trial(study, trial)
     if not directory.is_dir():
@@ -49,7 +50,10 @@ def remove_others(study: Path, trial: str, kept: set[str], *, run: str | None = 
 
 
 def clone(study: Path, donor: Path, trial: str, epoch: int, run: str) -> str:
-    """Copies a donor's checkpoint to the trial, as that of an epoch; its path in the study."""
+    """Copies a donor's checkpoint to the trial as that of `epoch`.
+
+    Returns its path relative to the study directory.
+    """
     own, target = unsaved(study, trial, epoch, run), of_trial(study, trial) / _name(epoch, run)
     shutil.copytree(donor, own)
     own.rename(target)

@@ -1,4 +1,4 @@
-"""A trial's own directory, trials/NAME in the study: its log, and the files that it writes."""
+"""A trial's own directory, trials/NAME in the study directory, with its log and its files."""
 
 import os
 import sys
@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-# A directory with more entries is no place that somebody launches studies from.
-_MOST_LINKS = 2000
+# A directory with more entries is hardly one from which a user starts studies.
+_MAX_LINKS = 2000
 
 
 def of_trial(study: Path, trial: str) -> Path:
@@ -15,10 +15,10 @@ def of_trial(study: Path, trial: str) -> Path:
 
 
 def prepare(study: Path, trial: str, launched_in: Path, *, links: bool) -> Path:
-    """Makes the trial's directory, or finds it as an earlier run left it.
+    """Creates the trial's directory, unless an earlier run did, and returns it.
 
-    With `links` it has a link to each entry of the directory of launch, so that relative paths
-    find what lies there. What the trial makes anew is its own.
+    With `links` it gets a symlink to each entry of the launch directory, so that relative paths to
+    these entries work. New files belong to the trial.
     """
     directory = of_trial(study, trial)
     directory.mkdir(parents=True, exist_ok=True)
@@ -28,20 +28,23 @@ def prepare(study: Path, trial: str, launched_in: Path, *, links: bool) -> Path:
 
 
 def _link(directory: Path, launched_in: Path, study: Path) -> None:
-    there = {entry.name for entry in directory.iterdir()}
+    existing = {entry.name for entry in directory.iterdir()}
     with os.scandir(launched_in) as entries:
         for number, entry in enumerate(entries):
-            if number >= _MOST_LINKS:
-                print(f"{launched_in} has more than {_MOST_LINKS} entries: the rest is not linked")
+            if number >= _MAX_LINKS:
+                print(
+                    f"{launched_in} has more than {_MAX_LINKS} entries: the others are not linked "
+                    "in the trial's directory. Use absolute paths for them, or --workdir launch"
+                )
                 return
-            if entry.name in there or study.is_relative_to(entry.path):
+            if entry.name in existing or study.is_relative_to(entry.path):
                 continue
-            with suppress(FileExistsError):  # another process of the trial was quicker
+            with suppress(FileExistsError):  # another process of the trial has created it
                 (directory / entry.name).symlink_to(entry.path)
 
 
 def redirect_output(log: Path) -> None:
-    """Appends the output of this process, and of those that it starts, to a file."""
+    """Appends the output of this process and of its child processes to a file."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
         with suppress(OSError, ValueError):

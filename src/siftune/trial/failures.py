@@ -1,4 +1,4 @@
-"""Why the run of a trial failed, seen from inside its process."""
+"""Classifies the exception that ended a run of a trial, inside its process."""
 
 import errno
 import os
@@ -16,59 +16,62 @@ _STORAGE_TEXT = re.compile(
     "|".join(rf"\[Errno {n}\]|{re.escape(os.strerror(n))}" for n in _STORAGE)
 )
 _MEMORY_TEXT = "CUDA out of memory"
-# Frames of these say nothing about the user's code.
-_OURS = tuple(
+# Traceback frames in these files are not the user's code.
+_OWN_FILES = tuple(
     str(Path(__file__).parents[1] / name)
     for name in ("trial", "trainables/__init__.py", "trainables/user")
 )
 
 
 def end_of(error: BaseException, study: Path) -> End:
-    """Classifies an exception of the trainable. `study` is the study's directory."""
+    """Classifies an exception that the trainable raised. `study` is the study directory."""
     kind = type(error).__name__
     if isinstance(error, SystemExit):
-        return End(cause=Cause.ERROR, error=f"the trial ended itself: {_exit(error)}", kind=kind)
+        return End(cause=Cause.ERROR, error=f"the trial exited with {_exit(error)}", kind=kind)
     text = _text(error)
-    said = text.rpartition("\n")[2]
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or _MEMORY_TEXT in said:
+    last_line = text.rpartition("\n")[2]
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or _MEMORY_TEXT in last_line:
         return End(cause=Cause.MEMORY, error=text, kind=kind)
-    if _is_storage(error, said):
-        cause, path = _place(error, study)
+    if _is_storage(error, last_line):
+        cause, path = _unwritable(error, study)
         return End(cause=cause, error=text, kind=kind, path=path)
     return End(cause=Cause.ERROR, error=text, kind=kind)
 
 
 def _exit(error: SystemExit) -> str:
     if isinstance(error.code, int):
-        return f"exit status {error.code}"
+        return f"exit code {error.code}"
     return f"sys.exit({str(error.code)!r})"
 
 
 def _text(error: BaseException) -> str:
-    """The traceback, from the first frame of the user's code on."""
+    """Returns the traceback, starting at the first frame of the user's code."""
     trace = error.__traceback__
-    while trace is not None and _is_ours(trace) and trace.tb_next is not None:
+    while trace is not None and _is_own_frame(trace) and trace.tb_next is not None:
         trace = trace.tb_next
     try:
         lines = traceback.format_exception(type(error), error, trace)
-    except Exception:  # whatever somebody's `__str__` raises
-        lines = [f"{type(error).__name__}, whose message cannot be had"]
+    except Exception:  # the error's own `__str__` may raise anything
+        lines = [f"{type(error).__name__} (its message cannot be read)"]
     return "".join(lines).strip().encode(errors="backslashreplace").decode()
 
 
-def _is_ours(trace: TracebackType) -> bool:
-    return trace.tb_frame.f_code.co_filename.startswith((*_OURS, "<frozen runpy>"))
+def _is_own_frame(trace: TracebackType) -> bool:
+    return trace.tb_frame.f_code.co_filename.startswith((*_OWN_FILES, "<frozen runpy>"))
 
 
-def _is_storage(error: BaseException, said: str) -> bool:
+def _is_storage(error: BaseException, last_line: str) -> bool:
     if isinstance(error, OSError) and error.errno in _STORAGE:
         return True
     # torch's own file writer raises RuntimeError.
-    return _STORAGE_TEXT.search(said) is not None
+    return _STORAGE_TEXT.search(last_line) is not None
 
 
-def _place(error: BaseException, study: Path) -> tuple[Cause, str]:
-    """Whether the study's directory or the node's own disk cannot be written, and the path."""
+def _unwritable(error: BaseException, study: Path) -> tuple[Cause, str]:
+    """Returns which disk cannot be written, and the path.
+
+    Cause.NODE is the node's own disk, Cause.STORAGE any other.
+    """
     scratch = Path(tempfile.gettempdir())
     named = getattr(error, "filename", None)
     if isinstance(named, str | bytes):
@@ -76,13 +79,13 @@ def _place(error: BaseException, study: Path) -> tuple[Cause, str]:
         if path.is_relative_to(scratch) and not path.is_relative_to(study):
             return Cause.NODE, str(path)
         return Cause.STORAGE, str(path)
-    # The error names no file: the disk that cannot be written, or that has less space.
+    # The error names no file. Blame the disk that cannot be written or has less free space.
     spaces = (_space(study), _space(scratch))
     return (Cause.NODE, str(scratch)) if spaces[1] < spaces[0] else (Cause.STORAGE, str(study))
 
 
 def _space(directory: Path) -> int:
-    """Free bytes of a directory's file system, 0 where it cannot be written at all."""
+    """Returns the free bytes of a directory's file system, or 0 if it cannot be written."""
     try:
         tempfile.TemporaryFile(dir=directory).close()
         return shutil.disk_usage(directory).free

@@ -1,4 +1,4 @@
-"""The memory that this process uses of a GPU which several trials share, measured and limited."""
+"""Measures and limits the memory that this process uses on a GPU shared by several trials."""
 
 import gc
 import os
@@ -6,8 +6,8 @@ import sys
 
 from siftune.machine import gpus
 
-# What the driver uses for a process, its context and kernels, where nvidia-smi does not tell: in a
-# process namespace of its own, with MIG. A guess on the safe side, not measured.
+# Memory that the GPU driver uses for a process (its context and kernels), for when nvidia-smi does
+# not report it: in a separate process namespace, or with MIG. A cautious guess, not measured.
 _CONTEXT_MIB = 600.0
 
 _context_mib: float | None = None
@@ -15,13 +15,15 @@ _limit_mib: float | None = None
 
 
 def limit(mib: float | None) -> None:
-    """Has torch raise its OutOfMemoryError where this process would use more than `mib` of its GPU.
-    None: no limit but the GPU's."""
+    """Makes torch raise OutOfMemoryError when this process needs more than `mib` MiB of its GPU.
+
+    None: no limit except the GPU's own memory.
+    """
     import torch
 
     global _limit_mib
     _limit_mib = mib
-    # As torch.manual_seed does: now, or when the trial begins to use CUDA, if it does.
+    # As in torch.manual_seed: takes effect now, or when the trial first uses CUDA.
     torch.cuda._lazy_call(_apply)
 
 
@@ -35,18 +37,20 @@ def _apply() -> None:
 
 
 def part_mib(used_mib: float, usable_mib: float, most: int) -> float:
-    """The memory that each trial may use of a GPU with `usable_mib`, where each uses `used_mib` and
-    as many share it as fit, at most `most`."""
+    """Returns the memory in MiB that each trial may use on a GPU with `usable_mib` MiB.
+
+    Each trial needs `used_mib` MiB. As many trials share the GPU as fit, but at most `most`.
+    """
     return usable_mib / fitting(usable_mib, used_mib, most)
 
 
 def fitting(usable_mib: float, trial_mib: float, most: int) -> int:
-    """How many trials of that size share a GPU, at most `most`; one that is too large is alone."""
+    """Returns how many trials of `trial_mib` MiB share a GPU: at least 1 and at most `most`."""
     return max(1, min(most, int(usable_mib / max(1.0, trial_mib))))
 
 
 def forget() -> None:
-    """Gives back what the trial before used in this process, and counts from zero."""
+    """Frees the GPU memory that the previous trial left in this process and resets the peak."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         gc.collect()
@@ -55,8 +59,10 @@ def forget() -> None:
 
 
 def used_mib() -> int | None:
-    """The most that the trial has used so far, with the driver's part; None if it has not used
-    CUDA through torch."""
+    """Returns the trial's peak GPU memory in MiB, including the driver's part.
+
+    Returns None if the trial has not used CUDA through torch.
+    """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
@@ -66,10 +72,10 @@ def used_mib() -> int | None:
 
 
 def _driver_mib(reserved_mib: float) -> float:
-    """What the driver has for this process, besides what torch has reserved. Asked once."""
+    """Returns the driver's memory for this process in MiB, without torch's. Measured once."""
     global _context_mib
     if _context_mib is None:
         held = gpus.process_mib(os.getpid())
-        # Where it is less than torch has reserved it is another process's, of another namespace.
+        # If it is less than torch has reserved, it is that of a process in another namespace.
         _context_mib = _CONTEXT_MIB if held is None or held < reserved_mib else held - reserved_mib
     return _context_mib

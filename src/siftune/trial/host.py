@@ -1,8 +1,8 @@
-"""Starts the processes of trials, and speaks with them. No Ray.
+"""Starts trial processes and communicates with them. Does not use Ray.
 
-They are forked from a server that has imported what trials need: the standard library's, which has
-one thread and does not use CUDA. Where importing the user's file starts threads or CUDA a fork
-would not be safe, and each process is a new interpreter.
+Trial processes are forked from the standard library's fork server. The server has imported what
+trials need, has one thread and does not use CUDA. If importing the user's file starts threads or
+initialises CUDA, a fork would be unsafe. Each process is then a new interpreter.
 """
 
 import multiprocessing
@@ -23,25 +23,25 @@ from siftune.machine.gpus import visible
 from siftune.trial import process, warm
 from siftune.trial.messages import Answer, Begin, Cause, End, Message, Report, Setup
 
-_STOP_S = 10.0  # for a trial that is told to stop
-_EXIT_S = 60.0  # for the process of a trial that has ended: what is registered with atexit
+_STOP_S = 10.0  # deadline for a trial that is told to stop
+_EXIT_S = 60.0  # deadline for a finished trial's process to exit: it runs its atexit functions
 
 _SERVER_GONE = 255  # multiprocessing's exit code for a process whose fork server has ended
 
 Ask = Callable[..., Any]
 
-# Starting a process and reading the exit code of another must not overlap: multiprocessing does
-# both for all processes when it starts one.
+# Starting a process and reading the exit code of another must not overlap, because multiprocessing
+# also reads the exit codes of all processes when it starts one.
 _LOCK = threading.Lock()
 
 
 class Server:
-    """What the processes of a worker's trials are forked from. One in a process."""
+    """Starts the processes of a worker's trials from a fork server. At most one per process."""
 
     def __init__(self, setup: Setup, *, interface: str | None = None) -> None:
-        """`interface`: the network interface that the processes of a trial connect with."""
+        """`interface`: the network interface through which a trial's processes connect."""
         self.setup = setup
-        self.cannot_fork: str | None = None  # why, once it is known
+        self.cannot_fork: str | None = None  # the reason, once it is known
         self._interface = interface
         self._context: ForkServerContext | SpawnContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["siftune.trial.warm"])
@@ -52,7 +52,7 @@ class Server:
         return self._context.Pipe()
 
     def start(self, connection: Connection, board: Connection | None, gpus: tuple[str, ...]) -> Any:
-        """A process of siftune.trial.process that sees these GPUs."""
+        """Starts and returns a process of siftune.trial.process that sees these GPUs."""
         forked = isinstance(self._context, ForkServerContext)
         variables = visible(gpus)
         started = self._context.Process(
@@ -65,22 +65,22 @@ class Server:
                 return started
             while True:
                 with _environment(self._warm()):
-                    forkserver.ensure_running()  # it may have been killed
+                    forkserver.ensure_running()  # the fork server may have been killed
                 try:
                     started.start()
-                except ConnectionError:  # it has just been killed
+                except ConnectionError:  # the fork server has just been killed
                     time.sleep(0.05)
                 else:
                     return started
 
     def fork_no_more(self, why: str) -> None:
-        """From now on each process is a new interpreter."""
+        """Makes each further process a new interpreter, for the reason `why`."""
         self.cannot_fork = why
         self._context = multiprocessing.get_context("spawn")
 
     def _warm(self) -> dict[str, str]:
         trainable = self.setup.trainable
-        own = {"PYTHONSAFEPATH": "1"}  # nothing of this directory under the name of a library
+        own = {"PYTHONSAFEPATH": "1"}  # do not import the current directory's files as libraries
         if self._interface:
             own |= {"GLOO_SOCKET_IFNAME": self._interface, "NCCL_SOCKET_IFNAME": self._interface}
         modules = ["siftune.trial.process", *trainables.modules(trainable.name)]
@@ -90,10 +90,10 @@ class Server:
 
 
 class Host:
-    """The process of a trial, or of several, one after another, where processes are reused."""
+    """The process of a trial, or of several in succession if processes are reused."""
 
     def __init__(self, server: Server, gpus: tuple[str, ...] = ()) -> None:
-        """`gpus`: those that the trial sees, as CUDA_VISIBLE_DEVICES names them."""
+        """`gpus`: the GPUs that the trial sees, as in CUDA_VISIBLE_DEVICES."""
         self.gpus = gpus
         self._server = server
         self._process: Any = None
@@ -103,46 +103,48 @@ class Host:
 
     @property
     def is_alive(self) -> bool:
-        """Whether there is a process that waits for its next trial."""
+        """Whether there is a process that can train the next trial."""
         return self._process is not None
 
     def begin(self, begin: Begin, board: Ask | None = None) -> Message:
-        """Starts a run of a trial; its first report, or its end. `board` is where the processes of
-        the trial meet, if it has several."""
+        """Starts a run of a trial and returns its first report, or its end.
+
+        `board`: calls the board through which the trial's processes meet, if it has several.
+        """
         self._oom_kills = _oom_kills()
         if self._process is None and not self._start(board):
             started = self._start(board)
-            assert started, "a new interpreter always goes on"
+            assert started, "a new interpreter can always continue"
         assert self._connection is not None
-        with suppress(OSError):  # it has ended: the next line finds out why
+        with suppress(OSError):  # the process has ended: the next line finds out why
             self._connection.send(begin)
         return self._next(timeout_s=None)
 
     def next(self, answer: Answer) -> Message:
-        """Answers the trial's last report; the next report, or the end."""
+        """Answers the trial's last report and returns the next report, or the end."""
         assert self._connection is not None
         with suppress(OSError):
             self._connection.send(answer)
         return self._next(timeout_s=_STOP_S if answer is Answer.STOP else None)
 
     def stop(self) -> None:
-        """Kills the trial's process and all that it has started, also where a thread waits."""
-        if (found := self._process) is not None:
+        """Kills the trial's process and its children, even while a thread waits for a message."""
+        if (child := self._process) is not None:
             self._killed = True
-            _kill(found.pid)
+            _kill(child.pid)
 
     def _start(self, board: Ask | None) -> bool:
-        """False if the process says that it must not go on with what it was forked from."""
+        """Starts a process. Returns False if it reports that it must not continue as a fork."""
         self._killed = False
-        self._connection, theirs = self._server.pipe()
-        asked, asks = self._server.pipe() if board else (None, None)
-        self._process = self._server.start(theirs, asks, self.gpus)
-        theirs.close()
-        if board and asked and asks:
-            asks.close()
-            threading.Thread(target=_serve, args=(asked, board), daemon=True).start()
+        self._connection, child_end = self._server.pipe()
+        requests, child_requests = self._server.pipe() if board else (None, None)
+        self._process = self._server.start(child_end, child_requests, self.gpus)
+        child_end.close()
+        if board and requests and child_requests:
+            child_requests.close()
+            threading.Thread(target=_serve, args=(requests, board), daemon=True).start()
         why = None
-        with suppress(EOFError, OSError):  # it has ended, and says why when it is asked
+        with suppress(EOFError, OSError):  # the process has ended: `_next` finds out why
             why = self._connection.recv()
         if why:
             self._server.fork_no_more(why)
@@ -150,10 +152,10 @@ class Host:
         return why is None
 
     def _next(self, timeout_s: float | None) -> Message:
-        connection, found = self._connection, self._process
+        connection, child = self._connection, self._process
         assert connection is not None
-        ready = wait([connection, found.sentinel], timeout_s)
-        if connection not in ready and found.sentinel in ready and _is_running(found.pid):
+        ready = wait([connection, child.sentinel], timeout_s)
+        if connection not in ready and child.sentinel in ready and _is_running(child.pid):
             ready = wait([connection], timeout_s)  # only the fork server has ended
         message: Message | None = None
         with suppress(EOFError, OSError):
@@ -162,55 +164,57 @@ class Host:
         if isinstance(message, Report) or (message and self._server.setup.reuse):
             return message
         if not ready:
-            self.stop()  # it was told to end, and does not
+            self.stop()  # it was told to stop and has not ended
         code = self._end()
-        return message or self._died(code)
+        return message or self._explain(code)
 
     def _end(self) -> int:
-        """Waits for the end of the process: its memory, of the GPU too, is then free. The exit
-        code. Whatever the trial has started ends with it."""
-        found, connection = self._process, self._connection
+        """Waits until the process has ended, and returns its exit code.
+
+        Its memory, also on the GPU, is then free. Everything that the trial has started is killed.
+        """
+        child, connection = self._process, self._connection
         deadline = time.monotonic() + _EXIT_S
-        wait([found.sentinel], _EXIT_S)
-        while _is_running(found.pid) and time.monotonic() < deadline:
-            time.sleep(0.02)  # its fork server has ended
+        wait([child.sentinel], _EXIT_S)
+        while _is_running(child.pid) and time.monotonic() < deadline:
+            time.sleep(0.02)  # only its fork server has ended
         self._killed = self._killed or time.monotonic() >= deadline
-        _kill(found.pid)
-        wait([found.sentinel])
+        _kill(child.pid)
+        wait([child.sentinel])
         with _LOCK:
-            found.join()
-            code: int = found.exitcode
-            found.close()
+            child.join()
+            code: int = child.exitcode
+            child.close()
         if connection:
             connection.close()
         self._process = self._connection = None
         return code
 
-    def _died(self, code: int) -> End:
-        """What the exit code of a process says that ended without a word."""
+    def _explain(self, code: int) -> End:
+        """Explains the exit code of a process that ended without sending a message."""
         if self._killed:
             return End(cause=Cause.CRASH, error="its process was killed", killed=True)
         if code == _SERVER_GONE:
-            said = "the server that its process was forked from was killed"
-            return End(cause=Cause.CRASH, error=said, signal=signal.SIGTERM)
+            error = "the fork server of its process was killed"
+            return End(cause=Cause.CRASH, error=error, signal=signal.SIGTERM)
         if code >= 0:
-            said = f"its process ended itself with exit status {code}"
-            return End(cause=Cause.CRASH, error=said)
+            error = f"its process ended early with exit code {code}"
+            return End(cause=Cause.CRASH, error=error)
         name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
         if -code == signal.SIGKILL and _oom_kills() > self._oom_kills:
-            said = f"its process was killed with {name}: the node has run out of memory"
-            return End(cause=Cause.MEMORY, error=said)
+            error = f"its process was killed with {name}: the node has run out of memory"
+            return End(cause=Cause.MEMORY, error=error)
         meaning = _MEANING.get(name)
-        said = f"its process ended with {name}{f', {meaning}' if meaning else ''}"
-        return End(cause=Cause.CRASH, error=said, signal=-code)
+        error = f"its process ended with {name}{f', {meaning}' if meaning else ''}"
+        return End(cause=Cause.CRASH, error=error, signal=-code)
 
 
 _MEANING = {
     "SIGSEGV": "a segmentation fault in native code",
-    "SIGBUS": "a bus error: a mapped file was cut short, or /dev/shm is full",
-    "SIGABRT": "native code gave up",
-    "SIGKILL": "sent by a person, by Slurm, or by the kernel for want of memory",
-    "SIGTERM": "sent by a person or by Slurm",
+    "SIGBUS": "a bus error: a mapped file was truncated, or /dev/shm is full",
+    "SIGABRT": "native code aborted",
+    "SIGKILL": "sent by a user, by Slurm, or by the kernel because memory ran out",
+    "SIGTERM": "sent by a user or by Slurm",
 }
 
 
@@ -222,25 +226,25 @@ def _is_running(pid: int) -> bool:
 
 
 def _kill(pid: int | None) -> None:
-    """Kills a trial's process, and the group of processes that it has started."""
+    """Kills a trial's process and its process group."""
     if pid is None:
         return
     try:
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:  # it may not have made its group yet
+    except ProcessLookupError:  # it may not have created its group yet
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def _serve(asked: Connection, board: Ask) -> None:
-    """Passes on what a trial's process asks the board, until the process has ended."""
+def _serve(requests: Connection, board: Ask) -> None:
+    """Passes the requests of a trial's process on to the board until the process has ended."""
     with suppress(EOFError, OSError):
         while True:
-            asked.send(board(*asked.recv()))
+            requests.send(board(*requests.recv()))
 
 
 def _oom_kills() -> int:
-    """How many processes the kernel has killed on this node for want of memory."""
+    """Returns how many processes the kernel has killed on this node because memory ran out."""
     with suppress(OSError, ValueError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             if line.startswith("oom_kill "):
@@ -250,7 +254,7 @@ def _oom_kills() -> int:
 
 @contextmanager
 def _environment(changes: dict[str, str]) -> Iterator[None]:
-    """Variables that a process started meanwhile has."""
+    """Sets environment variables for processes that are started in this context."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ |= changes
     try:

@@ -1,25 +1,25 @@
-"""The metrics that a user's code reports, as JSON can hold them."""
+"""Converts the metrics that the user's code reports to JSON values."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-_MOST_BITS = 1023  # of a whole number that a float can hold
-_LONGEST_TEXT = 2000  # characters of a metric that is neither a number nor a list
+_MAX_BITS = 1023  # of an integer that a float can hold
+_MAX_TEXT = 2000  # characters kept of a value that is converted to text
 
 
 def plain(metrics: Mapping[Any, Any]) -> dict[str, Any]:
-    """The same metrics with names of text and values of JSON.
+    """Returns the metrics with strings as names and JSON values.
 
-    Nested dictionaries are flattened, their names joined by a slash. Scalars of numpy and torch
-    become numbers. Whatever JSON does not know becomes text, and so do whole numbers that no float
-    can hold: nothing that compares or draws metrics could take them. Raises TypeError if `metrics`
-    is no mapping.
+    Nested dictionaries are flattened and their names joined by a slash. NumPy and torch scalars
+    become numbers. Values that JSON cannot hold become text. So do integers that no float can hold,
+    because they can be neither compared nor plotted. Raises TypeError if `metrics` is not a
+    mapping.
     """
     if not isinstance(metrics, Mapping):
         raise TypeError(
             f"tune.report takes a dictionary of metrics, got {type(metrics).__name__}: "
-            'tune.report({"loss": value})'
+            'call tune.report({"loss": value})'
         )
     return dict(_flat("", metrics))
 
@@ -35,19 +35,19 @@ def _flat(prefix: str, metrics: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 def _plain(value: Any) -> Any:
     if not isinstance(value, str):
-        with suppress(Exception):  # whatever somebody's `item` raises
+        with suppress(Exception):  # the value's own `item` may raise anything
             value = value.item()
-    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
         sign = "negative " if value < 0 else ""
         return f"a {sign}whole number of {value.bit_length()} bits"
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        # A lone surrogate could be written to no file.
+        # A lone surrogate could not be written to a file.
         return value.encode(errors="backslashreplace").decode()
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     try:
-        return str(value)[:_LONGEST_TEXT]
+        return str(value)[:_MAX_TEXT]
     except Exception as error:
-        return f"a {type(value).__name__} whose text cannot be had: {type(error).__name__}"
+        return f"a {type(value).__name__} that cannot be shown as text: {type(error).__name__}"

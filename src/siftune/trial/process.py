@@ -1,4 +1,4 @@
-"""A trial's process: the user's code in its main thread, to the end of the trial or a pause."""
+"""A trial's process: runs the user's code in its main thread until the trial ends or pauses."""
 
 import atexit
 import ctypes
@@ -20,7 +20,7 @@ from siftune.trial.messages import Answer, Begin, End, Report, Setup
 
 
 class Stopped(SystemExit):
-    """Raised from `tune.report` where the trial is not to train any further."""
+    """Raised from `tune.report` when the trial must not train any further."""
 
 
 def main(
@@ -30,30 +30,30 @@ def main(
     variables: dict[str, str],
     forked: bool,
 ) -> None:
-    """Trains the trials that it is told to begin: one, unless the setup says otherwise.
+    """Trains the trials that the worker sends: one, or several if the setup reuses processes.
 
-    `board`: to the board where the processes of a trial meet, if it has several.
-    `variables` of the environment say which GPUs it sees. `forked`: whether this process has the
-    state of a fork server.
+    `board`: the connection to the board through which the processes of a trial meet, if it has
+    several. `variables`: environment variables that select the visible GPUs. `forked`: whether this
+    process was forked from a fork server.
     """
     os.environ |= variables
-    os.setsid()  # one group with all that the trial starts, which ends with it
+    os.setsid()  # one process group with everything that the trial starts
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if forked and (reason := warm.why_not_to_fork()):
         connection.send(reason)
         return
     try:
         connection.send(None)
-        _take_threads(setup.threads)
+        _set_threads(setup.threads)
         while True:
             begin: Begin = connection.recv()
             connection.send(_run(connection, board, setup, begin))
             if not setup.reuse:
                 break
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        _end_all()  # the worker has gone
+        _end_all()  # the worker has ended
     _flush()
-    # multiprocessing ends its processes without, and loggers of experiments save what they have.
+    # multiprocessing does not run atexit functions, but experiment loggers save their data in them.
     atexit._run_exitfuncs()
 
 
@@ -65,13 +65,12 @@ def _end_with_parent() -> None:
 
 
 def _end_all() -> None:
-    """Ends this process, and all that the trial has started."""
+    """Kills this process and everything that the trial has started."""
     os.killpg(0, signal.SIGKILL)
 
 
-def _take_threads(count: int) -> None:
-    """Has numerical libraries use as many threads as the trial has CPUs: they have been imported
-    with one."""
+def _set_threads(count: int) -> None:
+    """Sets the number of threads of numerical libraries, which were imported with one thread."""
     os.environ |= dict.fromkeys(warm.THREADS, str(count))
     if count == 1:
         return
@@ -91,11 +90,11 @@ def _flush() -> None:
 
 
 def _run(connection: Connection, board: Connection | None, setup: Setup, begin: Begin) -> End:
-    """One run of one trial. Whatever the user's code raises is in what it returns."""
+    """Runs a trial once. Returns how the run ended, including any exception of the user's code."""
     run: _Run | None = None
     try:
         run = _Run(connection, setup, begin)
-        with session.active(run), _joined(board, setup, begin):
+        with session.active(run), _process_group(board, setup, begin):
             setup.trainable.run(
                 begin.config, begin.checkpoint, run.report, save_in=run.unsaved_checkpoint
             )
@@ -106,13 +105,15 @@ def _run(connection: Connection, board: Connection | None, setup: Setup, begin: 
         return End() if error.code in (None, 0) else failures.end_of(error, setup.study)
     except BaseException as error:
         if run is not None and run.broken:
-            raise  # the worker has gone
+            raise  # the worker has ended
         return failures.end_of(error, setup.study)
     finally:
         _flush()
 
 
-def _joined(board: Connection | None, setup: Setup, begin: Begin) -> AbstractContextManager[None]:
+def _process_group(
+    board: Connection | None, setup: Setup, begin: Begin
+) -> AbstractContextManager[None]:
     if setup.trainable.processes == 1:
         return nullcontext()
     from siftune.trainables.training import parallel
@@ -124,7 +125,7 @@ def _joined(board: Connection | None, setup: Setup, begin: Begin) -> AbstractCon
 
 
 class _Run:
-    """The session of one run: what `tune.report` and the others do."""
+    """The session of one run: implements `tune.report` and the functions related to it."""
 
     def __init__(self, connection: Connection, setup: Setup, begin: Begin) -> None:
         self.trial = begin.trial
@@ -147,25 +148,27 @@ class _Run:
         os.environ["SIFTUNE_TRIAL_DIR"] = str(self.directory)
         Path("/proc/self/comm").write_text(f"trial {begin.trial}")  # for ps and top
         if not setup.share_gpu:
-            # MPS is for trials that share a GPU: there the crash of one process ends others.
+            # With MPS the crash of one process ends others, so only trials that share a GPU use it.
             os.environ.pop("CUDA_MPS_PIPE_DIRECTORY", None)
         if begin.gpu:
             gpu_memory.limit(begin.gpu.limit_mib)
         if setup.reuse and setup.measure_gpu:
             gpu_memory.forget()
-        multiprocessing.set_start_method(None, force=True)  # as yet unset, as in a script
+        multiprocessing.set_start_method(None, force=True)  # not set yet, as in a new interpreter
         self._since = time.perf_counter()
 
     def unsaved_checkpoint(self, epoch: int) -> Path:
-        """The directory to write the checkpoint of an epoch in: the same in all processes of the
-        trial. `report` makes it the trial's."""
+        """Returns the directory in which to write the checkpoint of an epoch.
+
+        It is the same in all processes of the trial. `report` stores the checkpoint as the trial's.
+        """
         return checkpoints.unsaved(self._setup.study, self.trial, epoch, self._begin.run)
 
     def report(self, reported: Mapping[Any, Any], checkpoint: Any = None) -> None:
         if self._over:
             raise Stopped
         self._epoch += 1
-        found = metrics.plain(reported)
+        values = metrics.plain(reported)
         saved = None
         if checkpoint is not None and self._begin.rank == 0:
             saved = checkpoints.keep(
@@ -175,7 +178,7 @@ class _Run:
         now = time.perf_counter()
         report = Report(
             epoch=self._epoch,
-            metrics=found,
+            metrics=values,
             seconds=now - self._since,
             checkpoint=saved,
             gpu_mib=used_mib,
@@ -184,10 +187,10 @@ class _Run:
             self._over = True
             raise Stopped
         if used_mib and self._divide:
-            # It had all of the GPU; from here on others come, and each has its part.
+            # The trial had the whole GPU. From now on it shares the GPU with other trials.
             gpu_memory.limit(gpu_memory.part_mib(used_mib, *self._divide))
             self._divide = None
-        # What follows the last report still runs; another report does not.
+        # The code after the last report still runs, but a further report raises Stopped.
         last = self._begin.last_epoch
         self._over = last is not None and self._epoch >= last
         self._since = time.perf_counter()

@@ -1,8 +1,8 @@
-"""`tune.report`, `tune.get_checkpoint` and `tune.get_context` in a process that trains one trial.
+"""`tune.report`, `tune.get_checkpoint` and `tune.get_context` in a trial's process.
 
-Ray has no public way to say where reports go, so the functions themselves are replaced in
-`ray.tune` and `ray.train`, before the user's file is imported: whichever way it imports them, it
-gets these.
+Ray has no public way to redirect reports. The functions are therefore replaced in `ray.tune` and
+`ray.train` before the user's file is imported, so the file gets the replacements however it imports
+them.
 """
 
 import atexit
@@ -16,17 +16,17 @@ from siftune.space import Config
 
 
 class Session(Protocol):
-    """One run of a trial, for the user's code."""
+    """One run of a trial, as the user's code sees it."""
 
     trial: str
     config: Config
-    directory: Path  # the trial's own
-    study: str  # name
+    directory: Path  # the trial's own directory
+    study: str  # name of the study
     resources: tuple[dict[str, float], ...]  # of each process of the trial
     checkpoint: Path | None  # directory of the checkpoint to continue from
 
     def report(self, metrics: Mapping[Any, Any], checkpoint: Any = None) -> None:
-        """Takes one epoch's metrics; `checkpoint` is a tune.Checkpoint."""
+        """Reports the metrics of one epoch. `checkpoint` is a tune.Checkpoint."""
 
 
 _active: Session | None = None
@@ -34,7 +34,7 @@ _active: Session | None = None
 
 @contextmanager
 def active(session: Session) -> Iterator[None]:
-    """Has `tune.report` and the others speak of this run."""
+    """Makes `tune.report` and the related functions act on this run."""
     global _active
     before, _active = _active, session
     try:
@@ -44,7 +44,7 @@ def active(session: Session) -> Iterator[None]:
 
 
 def install() -> None:
-    """Replaces the functions of Ray Tune that are for the inside of a trial."""
+    """Replaces the Ray Tune functions that are called inside a trial."""
     import ray.train
     from ray import tune
 
@@ -52,19 +52,19 @@ def install() -> None:
 
     class Context(tune.TuneContext):
         def get_trial_name(self) -> str:
-            return _now().trial
+            return _current().trial
 
         def get_trial_id(self) -> str:
-            return _now().trial
+            return _current().trial
 
         def get_trial_dir(self) -> str:
-            return str(_now().directory)
+            return str(_current().directory)
 
         def get_experiment_name(self) -> str:
-            return _now().study
+            return _current().study
 
         def get_trial_resources(self) -> tune.PlacementGroupFactory:
-            return tune.PlacementGroupFactory(list(_now().resources))
+            return tune.PlacementGroupFactory(list(_current().resources))
 
     context = Context()
     replacements: dict[str, Callable[..., Any]] = {
@@ -80,16 +80,18 @@ def install() -> None:
 def _report(
     metrics: Mapping[Any, Any] | None = None, *, checkpoint: Any = None, **more: Any
 ) -> None:
-    """Reports one epoch's metrics, with a checkpoint if there is one."""
-    _now().report(more if metrics is None else metrics, checkpoint)
+    """Reports the metrics of one epoch, and its checkpoint if one is given."""
+    _current().report(more if metrics is None else metrics, checkpoint)
 
 
 def _get_checkpoint() -> Any:
-    path = _now().checkpoint
+    path = _current().checkpoint
     return None if path is None else sys.modules["ray.tune"].Checkpoint(str(path))
 
 
-def _now() -> Session:
+def _current() -> Session:
     if _active is None:
-        raise RuntimeError("tune.report and tune.get_checkpoint work inside of a trial only")
+        raise RuntimeError(
+            "tune.report and tune.get_checkpoint work only inside a trial: call them there"
+        )
     return _active

@@ -1,4 +1,4 @@
-"""torch.distributed's store for the processes of one trial: a board that the worker reaches."""
+"""torch.distributed's store for the processes of one trial, on a board held by a worker."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import torch.distributed as dist
 
 _POLL_S = 0.01
-_PATIENCE = timedelta(days=1)  # the driver notices a trial that hangs
+_TIMEOUT = timedelta(days=1)  # long, because the driver detects a trial that hangs
 
 
 class BoardStore(dist.Store):  # type: ignore[name-defined]
-    """Asks for the keys of one run through a pipe. Threads of torch's ask too: one at a time."""
+    """Accesses the keys of one run through a pipe. Thread-safe, because torch uses threads."""
 
     def __init__(self, connection: Connection, run: str) -> None:
         super().__init__()
@@ -23,16 +23,16 @@ class BoardStore(dist.Store):  # type: ignore[name-defined]
         self._run = run
         self._lock = threading.Lock()
 
-    def _ask(self, method: str, key: str, *words: Any) -> Any:
+    def _ask(self, method: str, key: str, *arguments: Any) -> Any:
         with self._lock:
-            self._connection.send((method, f"{self._run}/{key}", *words))
+            self._connection.send((method, f"{self._run}/{key}", *arguments))
             return self._connection.recv()
 
     def set(self, key: str, value: Any) -> None:
         self._ask("set", key, _bytes(value))
 
     def get(self, key: str) -> bytes:
-        return self._wait_for(key, _PATIENCE)
+        return self._wait_for(key, _TIMEOUT)
 
     def add(self, key: str, value: int) -> int:
         return self._ask("add", key, value)
@@ -46,7 +46,7 @@ class BoardStore(dist.Store):  # type: ignore[name-defined]
     def check(self, keys: list[str]) -> bool:
         return all(self._ask("get", key) is not None for key in keys)
 
-    def wait(self, keys: list[str], timeout: timedelta = _PATIENCE) -> None:
+    def wait(self, keys: list[str], timeout: timedelta = _TIMEOUT) -> None:
         for key in keys:
             self._wait_for(key, timeout)
 
@@ -54,7 +54,7 @@ class BoardStore(dist.Store):  # type: ignore[name-defined]
         deadline = time.monotonic() + timeout.total_seconds()
         while (value := self._ask("get", key)) is None:
             if time.monotonic() > deadline:
-                raise dist.DistStoreError(f"{key} was not set in {timeout}")
+                raise dist.DistStoreError(f"{key} was not set within {timeout}")
             time.sleep(_POLL_S)
         return value
 

@@ -1,7 +1,7 @@
-"""Imports what trials need, once, in the fork server that their processes are forked from.
+"""Imports what trials need, once, in the fork server from which their processes are forked.
 
-`multiprocessing.forkserver` can be told to import modules, and nothing else. Hence this one, whose
-import does the rest: it reads what is wanted from the environment.
+`multiprocessing.forkserver` can only import modules in advance. Importing this module therefore
+does the other work as well. It reads from the environment what to import.
 """
 
 import gc
@@ -15,20 +15,20 @@ from typing import Any
 
 VARIABLE = "SIFTUNE_WARM"
 
-# How many threads numerical libraries start, when they are imported or later.
+# Variables that set how many threads numerical libraries start, at import or later.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
-# With these a library that is imported starts no threads: a fork would not have them. The last is
-# pyarrow's memory allocator.
+# With these, libraries start no threads at import, because a fork would not have the threads. The
+# last one is for pyarrow's memory allocator.
 _NO_THREADS = dict.fromkeys(THREADS, "1") | {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
-# torch.cuda.is_available() then asks the driver's library and leaves CUDA alone: users' files call
-# it when they are imported, and after that no fork could use CUDA.
+# With this, torch.cuda.is_available() asks NVML and does not initialise CUDA. Users' files often
+# call it at import, and a process that is forked after CUDA is initialised cannot use CUDA.
 _NO_CUDA = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
 def wanted(trainable: str, modules: list[str]) -> dict[str, str]:
-    """The variables of the environment that this module is to be imported with."""
+    """Returns the environment variables with which this module must be imported."""
     return (
         _NO_THREADS
         | _NO_CUDA
@@ -45,17 +45,17 @@ def _warm(trainable: str, modules: list[str]) -> None:
 
     session.install()
     trainables.load(trainable)
-    # What a collection of garbage looks through is copied, and nothing of this is garbage.
+    # A later garbage collection would copy these objects' pages in every fork. None is garbage.
     gc.collect()
     gc.freeze()
     gc.enable()
 
 
 def why_not_to_fork() -> str | None:
-    """Why a process must not go on that was forked from this state, asked in such a process."""
+    """Returns why this forked process must not continue, or None if it may."""
     threads = len(list(Path(f"/proc/{os.getppid()}/task").iterdir()))
     if threads > 1:
-        return f"starts {threads - 1} threads when it is imported"
+        return f"starts threads when it is imported ({threads - 1} running)"
     torch: Any = sys.modules.get("torch")
     if torch is not None and (torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork()):
         return "uses CUDA when it is imported"
@@ -63,10 +63,10 @@ def why_not_to_fork() -> str | None:
 
 
 if VARIABLE in os.environ:
-    # Else what this process starts would not find what is beside its own files.
+    # Otherwise child processes could not import the modules next to their own files.
     del os.environ["PYTHONSAFEPATH"]
     with redirect_stdout(sys.stderr):
         try:
             _warm(**json.loads(os.environ.pop(VARIABLE)))
-        except Exception as error:  # the trial's own process meets it again, and reports it
-            print(f"not imported beforehand: {type(error).__name__}: {error}")
+        except Exception as error:  # the trial's own process raises it again and reports it
+            print(f"importing in advance failed: {type(error).__name__}: {error}")

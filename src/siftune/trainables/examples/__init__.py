@@ -1,4 +1,4 @@
-"""Trainables to start from: `new` writes one beside your own files."""
+"""Example trainables. The command `new` writes one next to the user's files."""
 
 import shutil
 from pathlib import Path
@@ -13,12 +13,12 @@ KINDS = {
 
 
 def write(kind: str, directory: Path) -> list[Path]:
-    """Copies the example of that kind to the directory. Raises UsageError rather than overwrite."""
+    """Copies the example of that kind to the directory. Raises UsageError if a file exists."""
     if kind not in KINDS:
         raise UsageError(f"unknown kind {kind!r}; known: {', '.join(KINDS)}")
     files = {directory / name: Path(__file__).with_name(of) for of, name in KINDS[kind].items()}
-    if there := [str(path) for path in files if path.exists()]:
-        raise UsageError(f"{', '.join(there)} is there already, and not overwritten")
+    if existing := [str(path) for path in files if path.exists()]:
+        raise UsageError(f"cannot overwrite {', '.join(existing)}: rename or remove it first")
     for path, source in files.items():
         shutil.copyfile(source, path)
     return list(files)

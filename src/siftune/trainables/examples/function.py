@@ -1,6 +1,6 @@
 """A network with one hidden layer learns a sine: a function that reports once per epoch.
 
-One config, without Ray; then a search:
+Train one config without Ray, then run a search:
     train --trainable my_train.py:train --set lr=0.01
     tune  --trainable my_train.py:train --trials 20
 """
@@ -21,7 +21,7 @@ def train(config):
     model = nn.Sequential(nn.Linear(1, config["width"]), nn.Tanh(), nn.Linear(config["width"], 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=config["lr"])
     done = 0
-    if checkpoint := tune.get_checkpoint():  # interrupted before: go on
+    if checkpoint := tune.get_checkpoint():  # continue an interrupted trial
         state = torch.load(Path(checkpoint.path) / "state.pt", weights_only=True)
         model.load_state_dict(state["model"])
         done = state["epoch"]

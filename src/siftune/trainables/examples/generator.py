@@ -1,6 +1,6 @@
 """A network with one hidden layer learns a sine: a generator that yields metrics once per epoch.
 
-One config, without Ray; then a search:
+Train one config without Ray, then run a search:
     train --trainable my_train.py:train --set lr=0.01
     tune  --trainable my_train.py:train --trials 20
 """

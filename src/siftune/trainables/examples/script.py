@@ -1,6 +1,6 @@
-"""A network with one hidden layer learns a sine: a script with flags that knows nothing of siftune.
+"""A network with one hidden layer learns a sine: a script with flags that does not use siftune.
 
-Alone; one config; then a search, over the space in my_space.yaml:
+Run it alone, train one config, then run a search over the space in my_space.yaml:
     python my_train.py --lr 0.01
     train --trainable my_train.py --space my_space.yaml --set lr=0.01
     tune  --trainable my_train.py --space my_space.yaml --trials 20

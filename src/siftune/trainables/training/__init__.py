@@ -1,1 +1,1 @@
-"""The training loop of the trainables, in one process or in several."""
+"""The training loop of the built-in trainables, in one process or in several."""

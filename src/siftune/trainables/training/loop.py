@@ -1,4 +1,4 @@
-"""The training loop that the trainables share: one epoch at a time, resumable, reproducible."""
+"""The built-in trainables' training loop: one epoch at a time, resumable and reproducible."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ STATE_FILE = "state.pt"
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One model and how it is trained. Whatever depends on the task is a function here."""
+    """One model and how it is trained. Everything that depends on the task is a function."""
 
     config: dict[str, Any]
     model: nn.Module
     optimizer: Optimizer
     batch_loss: Callable[[Tensor], Tensor]  # indices int64 [B] on the device -> sum of the losses
-    validate: Callable[[], Metrics]  # in evaluation mode, without gradients
-    # A schedule of n steps. It computes the rate of a step from its number alone.
+    validate: Callable[[], Metrics]  # runs in evaluation mode, without gradients
+    # Returns a schedule of n steps. The rate of a step depends only on the step's number.
     schedule: Callable[[Optimizer, int], LRScheduler]
     samples: int
     batch_size: int
     epochs: int
     device: torch.device
-    accumulation: int = 1  # parts in which a batch is computed
-    sharded: bool = False  # whether each process has a part of model and optimizer, and saves it
+    accumulation: int = 1  # parts in which a batch is computed, to save memory
+    sharded: bool = False  # each process holds and saves a part of model and optimizer
 
 
 def default_device() -> torch.device:
-    """The GPU that the trial was given, else the CPU."""
+    """Returns the trial's GPU, or the CPU if it has none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def plain(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with numpy's scalars as Python's, which `torch.load(weights_only=True)` reads."""
+    """Returns the config with Python scalars, which `torch.load(weights_only=True)` can read."""
     return {
         name: value.item() if hasattr(value, "item") else value for name, value in config.items()
     }
@@ -57,11 +57,11 @@ def plain(config: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def reproducible(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Random numbers and kernels that follow from the seed and the epoch (0: initialisation).
+    """Makes random numbers and kernels depend only on the seed and the epoch (0: initialisation).
 
-    Gives a generator on the CPU for the order of the samples, the same in all processes of a trial;
-    what else an epoch draws differs between them. The process's own random state and flags are as
-    before at the end: the next trial in it must not see that this one was there.
+    Yields a generator on the CPU for the order of the samples, the same in all processes of a
+    trial. All other random numbers of an epoch differ between the processes. On exit the process's
+    random state and flags are restored, so that the next trial in the process is not affected.
     """
     derived = (seed * 1_000_003 + epoch) % 2**63
     cudnn = torch.backends.cudnn
@@ -79,15 +79,17 @@ def run_epochs(
 ) -> Iterator[tuple[Metrics, Save]]:
     """Trains, and yields after each epoch its metrics and a function that saves the state.
 
-    Metrics: `loss` (mean over the training samples), those of `validate`, `epoch` (from 1, counting
-    on from `start`), `samples_per_s` (training only). `save(directory)` is called in all processes
-    of the trial, and good until the next epoch is asked for: it writes one file, state.pt, or where
-    the training is sharded each process's part. `start` is such a directory, of however many
-    processes. Nothing random is in it: every epoch draws anew from the seed and its number, so that
-    an interrupted training equals an uninterrupted one whatever else ran in the process.
+    Metrics: `loss` (mean over the training samples), the metrics of `validate`, `epoch` (from
+    1, continuing after `start`), `samples_per_s` (training only).
 
-    The config rules, not the file: rates come from the config even where `start` was saved under
-    another one (population-based training clones a trial and changes its lr).
+    `save(directory)` must be called in all processes of the trial, before the next epoch is
+    requested. It writes one file, state.pt, or each process's part if the training is sharded.
+    `start` is such a directory, saved by any number of processes. It holds no random state: every
+    epoch draws its random numbers from the seed and the epoch. An interrupted training therefore
+    equals an uninterrupted one, whatever else ran in the process.
+
+    Learning rates come from the config, even if `start` was saved with another config
+    (population-based training clones a trial and changes its lr).
 
     Raises FloatingPointError if a metric is not finite.
     """
@@ -101,13 +103,13 @@ def run_epochs(
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"{name} is {value} in epoch {epoch} at lr {training.config['lr']:g}: "
-                    "lower lr, or the upper end of its domain"
+                    "lower lr, or the upper bound of its domain"
                 )
         yield metrics, partial(_save, training, epoch)
 
 
 def _schedule(training: Training, done: int) -> LRScheduler:
-    """The schedule of the whole training, at the first step after `done` epochs."""
+    """Returns the schedule of the whole training, at the first step after `done` epochs."""
     steps = math.ceil(training.samples / training.batch_size)
     schedule = training.schedule(training.optimizer, training.epochs * steps)
     if done:
@@ -127,9 +129,9 @@ def _train_one_epoch(
     total = torch.zeros((), device=training.device)
     for batch in order.split(training.batch_size):
         training.optimizer.zero_grad(set_to_none=True)
-        for some in parallel.part(batch).tensor_split(training.accumulation):
-            losses = training.batch_loss(some)
-            # DistributedDataParallel and FSDP2 take the mean of the processes' gradients.
+        for indices in parallel.part(batch).tensor_split(training.accumulation):
+            losses = training.batch_loss(indices)
+            # DistributedDataParallel and FSDP2 average the gradients of the processes.
             (losses * (parallel.processes() / len(batch))).backward()
             total += losses.detach()
         training.optimizer.step()
@@ -141,10 +143,10 @@ def _train_one_epoch(
 
 def _save(training: Training, epoch: int, directory: Path) -> None:
     if training.sharded:
-        from siftune.trainables.training import shards  # whose imports take a while
+        from siftune.trainables.training import shards  # slow to import
 
-        said = {"config": training.config, "epoch": epoch}
-        shards.save(directory, training.model, training.optimizer, said)
+        metadata = {"config": training.config, "epoch": epoch}
+        shards.save(directory, training.model, training.optimizer, metadata)
         return
     if parallel.rank() > 0:
         return
@@ -161,12 +163,12 @@ def _save(training: Training, epoch: int, directory: Path) -> None:
 
 
 def load_state(directory: Path, device: torch.device) -> dict[str, Any]:
-    """What `save` wrote to `directory`: config, epoch, model, optimizer, moments."""
+    """Returns what `save` wrote to `directory`: config, epoch, model, optimizer, moments."""
     return torch.load(directory / STATE_FILE, map_location=device, weights_only=True)
 
 
 def _restore(training: Training, directory: Path) -> int:
-    """Takes the saved model and moments; the number of epochs behind them."""
+    """Loads the saved model and moments. Returns the number of completed epochs."""
     if training.sharded:
         from siftune.trainables.training import shards
 

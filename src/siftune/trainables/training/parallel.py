@@ -1,7 +1,7 @@
-"""A trial on several GPUs: a process for each, and these train one model together.
+"""A trial on several GPUs: one process per GPU, which train one model together.
 
-In a trial of one process every function here gives what it was given, so that a trainable is
-written once. Nothing here knows of Ray: what starts the processes is ranks.py.
+In a trial with one process, the functions here return their argument unchanged, so the same
+trainable works in both cases. This module does not use Ray. The workers start the processes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-_PATIENCE = timedelta(days=1)  # that a process hangs is noticed by what no longer reports
+_TIMEOUT = timedelta(days=1)  # long, because the driver detects a trial that hangs
 
 
 @contextmanager
 def joined(rank: int, processes: int, store: Any) -> Iterator[None]:
-    """This process as one of a trial's, from 0. They meet at a torch.distributed.Store."""
+    """Makes this process a member of the trial's process group within the context.
+
+    `rank`: its rank, from 0. `store`: the torch.distributed.Store through which they meet.
+    """
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(
-        backend, rank=rank, world_size=processes, store=store, timeout=_PATIENCE
-    )
+    dist.init_process_group(backend, rank=rank, world_size=processes, store=store, timeout=_TIMEOUT)
     try:
         yield
     finally:
@@ -33,60 +34,65 @@ def joined(rank: int, processes: int, store: Any) -> Iterator[None]:
 
 
 def rank() -> int:
-    """Which of the trial's processes this is: 0, the one whose reports count, or another."""
+    """Returns the rank of this process in its trial. Only the reports of rank 0 count."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def processes() -> int:
-    """How many processes the trial has."""
+    """Returns the number of processes of the trial."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def part(batch: Tensor) -> Tensor:
-    """This process's part of a batch [B, ...]. Parts differ in length by one at most, and may be
-    empty."""
+    """Returns this process's part of a batch [B, ...].
+
+    The parts' lengths differ by at most one. A part may be empty.
+    """
     return batch.tensor_split(processes())[rank()]
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum of all processes' values; the tensor itself."""
+    """Sums the values of all processes, in place. Returns the same tensor."""
     if processes() > 1:
         dist.all_reduce(value)
     return value
 
 
 def wrap(model: nn.Module) -> nn.Module:
-    """The model, on its device, such that all processes train the same one.
+    """Wraps a model, which is already on its device, so that all processes train the same weights.
 
-    Call what it gives, in each process with its own part of the batch: gradients are the mean of
-    the processes', and batch normalisation is over the whole batch. Weights are process 0's at
-    first. The model that is given stays the one to save and to load: its names are those that one
-    process's has.
+    Call the returned module in each process with that process's part of the batch. Gradients are
+    averaged over the processes, and batch normalisation covers the whole batch. The initial weights
+    are those of rank 0. Save and load the original model: its parameter names are the same as in a
+    single process.
     """
     if processes() == 1:
         return model
     for module in model.modules():
         if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-            module.__class__ = _BatchNorm  # in its place, with its weights
+            module.__class__ = _BatchNorm  # in place, which keeps its weights
     return DistributedDataParallel(model)
 
 
 def shard(model: nn.Module, blocks: Iterable[nn.Module]) -> None:
-    """Divides the model, and what an optimizer made afterwards keeps of it, among the processes: a
-    block is whole only while it computes, on GPUs in bf16. (FSDP2, torch's fully_shard.)"""
+    """Shards the model among the processes with FSDP2, torch's `fully_shard`.
+
+    The state of an optimizer that is created afterwards is sharded as well. A block is whole only
+    while it computes, on GPUs in bf16.
+    """
     if processes() == 1:
         return
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     low = torch.bfloat16 if torch.cuda.is_available() else None
     policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32)
-    for part in (*blocks, model):
-        # The last, too, is divided again after a forward pass: what is saved then is a part.
-        fully_shard(part, mp_policy=policy, reshard_after_forward=True)
+    for module in (*blocks, model):
+        # The model itself is resharded after a forward pass too, so that each process saves a part.
+        fully_shard(module, mp_policy=policy, reshard_after_forward=True)
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of all processes' values, of which each takes a part in the loss."""
+    """Sums the values of all processes, and in the backward pass their gradients."""
 
     @staticmethod
     def forward(context: Any, value: Tensor) -> Tensor:
@@ -98,9 +104,9 @@ class _Sum(torch.autograd.Function):
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the parts of all processes; torch's SyncBatchNorm is for GPUs only.
+    """Batch normalisation over the parts of all processes, [B, C, ...] to the same shape.
 
-    [B, C, ...] to the same.
+    torch's SyncBatchNorm supports GPUs only.
     """
 
     def _check_input_dim(self, input: Tensor) -> None: ...

@@ -1,6 +1,6 @@
-"""A training's state in files of which each process writes its part, and any number reads all.
+"""Sharded checkpoints: each process writes its part, and any number of processes can read them.
 
-The files are safetensors: to read one runs nothing. (torch's own format has a pickle.)
+The files are safetensors, so reading them executes no code. (torch's own format contains pickles.)
 """
 
 from __future__ import annotations
@@ -27,39 +27,42 @@ from torch.optim import Optimizer
 
 from siftune.trainables.training import parallel
 
-_dcp: Any = torch.distributed.checkpoint  # its types name neither save nor load
+_dcp: Any = torch.distributed.checkpoint  # its type hints lack save and load
 INFO_FILE = "state.json"
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
-def save(directory: Path, model: nn.Module, optimizer: Optimizer, said: dict[str, Any]) -> None:
-    """Writes weights and moments; called in all processes, with the same directory. `said`, what
-    JSON can hold, is given back by `info`."""
+def save(directory: Path, model: nn.Module, optimizer: Optimizer, metadata: dict[str, Any]) -> None:
+    """Writes weights and moments. Must be called in all processes, with the same directory.
+
+    `metadata`: JSON values, which `info` returns.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    with _alone():
+    with _quiet():
         writer = HuggingFaceStorageWriter(str(directory), save_distributed=True)
         _dcp.save(_state(model, _moments(model, optimizer)), storage_writer=writer)
     if parallel.rank() == 0:
-        (directory / INFO_FILE).write_text(json.dumps(said))
+        (directory / INFO_FILE).write_text(json.dumps(metadata))
 
 
 def load(directory: Path, model: nn.Module, optimizer: Optimizer | None) -> dict[str, Any]:
-    """Reads what `save` wrote, into the model and the optimizer, if there is one; the info."""
+    """Reads what `save` wrote into the model and the optimizer, if given. Returns the metadata."""
     moments = _moments(model, optimizer) if optimizer else {}
     state = _state(model, moments)
-    with _alone():
+    with _quiet():
         _dcp.load(state, storage_reader=HuggingFaceStorageReader(str(directory)))
-    set_model_state_dict(model, _under(_MODEL, state), options=StateDictOptions(strict=False))
+    set_model_state_dict(model, _entries(_MODEL, state), options=StateDictOptions(strict=False))
     if optimizer:
-        moments |= _under(_OPTIMIZER, state)
+        moments |= _entries(_OPTIMIZER, state)
         set_optimizer_state_dict(model, optimizer, moments, options=_FLAT)
     return info(directory)
 
 
 def info(directory: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((directory / INFO_FILE).read_text())
-    return found
+    """Returns the metadata that `save` wrote."""
+    metadata: dict[str, Any] = json.loads((directory / INFO_FILE).read_text())
+    return metadata
 
 
 def _moments(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
@@ -67,19 +70,22 @@ def _moments(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
 
 
 def _state(model: nn.Module, moments: dict[str, Any]) -> dict[str, Any]:
-    """Tensors alone, rates are the config's; each once, however many names it has."""
-    once = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    """Returns the tensors to save. Learning rates are not among them: they come from the config.
+
+    A tensor with several names is included once.
+    """
+    unique = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     weights = get_model_state_dict(model)
-    state = {_MODEL + name: value for name, value in weights.items() if name in once}
+    state = {_MODEL + name: value for name, value in weights.items() if name in unique}
     return state | {
         _OPTIMIZER + name: value for name, value in moments.items() if name.startswith("state.")
     }
 
 
-def _under(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
+def _entries(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
     return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
 
 
-def _alone() -> warnings.catch_warnings[Any]:
-    """Without torch's warning that there is one process."""
+def _quiet() -> warnings.catch_warnings[Any]:
+    """Suppresses torch's warning that there is only one process."""
     return warnings.catch_warnings(action="ignore", category=UserWarning)

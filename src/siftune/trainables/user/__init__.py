@@ -1,1 +1,1 @@
-"""Trainables that users bring: a function in a file, or a script with flags."""
+"""The user's own trainables: a function in a file, or a script with flags."""

@@ -1,4 +1,4 @@
-"""A function in a file of the user's, FILE.py:FUNC."""
+"""A function in a user's file, FILE.py:FUNC."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ class UserFunction(Trainable):
     """A function of one config that calls `tune.report`, yields its metrics, or returns them."""
 
     def __init__(self, name: str, *, seed: int) -> None:
-        """`name`: FILE.py:FUNC. The file is imported when it is needed."""
+        """`name`: FILE.py:FUNC. The file is imported on first use."""
         file, _, self._attribute = name.rpartition(":")
         self._name = name
         self._path = Path(file)
@@ -40,7 +40,7 @@ class UserFunction(Trainable):
         if not isinstance(space, dict):
             raise UsageError(
                 f"--trainable {self._name} has no space: give --space FILE.py:NAME or FILE.yaml, "
-                "or put a dictionary SPACE into its file"
+                "or define a dictionary SPACE in its file"
             )
         return space
 
@@ -55,9 +55,9 @@ class UserFunction(Trainable):
         *,
         save_in: Callable[[int], Path],
     ) -> None:
-        """The function itself reads `start`, with `tune.get_checkpoint`."""
+        """Calls the function, which reads `start` with `tune.get_checkpoint`."""
         train = self._function()
-        seed_everything(self._seed)  # last: importing the user's file may draw numbers
+        seed_everything(self._seed)  # after the import of the user's file, which may draw numbers
         output: Any = train(dict(config))
         if hasattr(output, "__next__"):
             for metrics in output:
@@ -66,7 +66,7 @@ class UserFunction(Trainable):
             report(output)
 
     def _function(self) -> Callable[[Config], Any]:
-        """Raises UsageError if the file has no such function."""
+        """Returns the function. Raises UsageError if the file has no such function."""
         module = load_file(self._path)
         function = getattr(module, self._attribute, None)
         if callable(function):

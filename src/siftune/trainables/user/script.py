@@ -1,6 +1,6 @@
-"""A script of the user's, unchanged: it takes flags and prints lines of JSON.
+"""A user's script, run unchanged. It takes flags and prints lines of JSON.
 
-    python my_train.py --lr 0.01 --batch-size 64      how it is run without siftune
+    python my_train.py --lr 0.01 --batch-size 64      how to run it without siftune
     {"loss": 0.31, "accuracy": 0.9}                   the line that it prints once per epoch
 
 The values of a config become its flags.
@@ -29,24 +29,24 @@ from siftune.trainables.user.seed import seed_everything
 
 HELP_S = 120.0
 
-# Libraries that are imported before any trial if the script imports them: they keep no state of a
-# trial, and their import takes seconds.
+# Libraries that are imported before any trial if the script imports them. They keep no state of a
+# trial, and importing them takes seconds.
 _HEAVY = {"lightgbm", "lightning", "numpy", "pandas", "pytorch_lightning", "scipy", "sklearn"}
 _HEAVY |= {"torch", "torchvision", "transformers", "xgboost"}
 
 
 def is_script(name: str) -> bool:
-    """Whether `--trainable NAME` is a script, and not a function in a file."""
+    """Whether `--trainable NAME` names a script, not a function in a file."""
     return ":" not in name and name.endswith(".py")
 
 
 class UserScript(Trainable):
-    """A script that prints its metrics, one process for each trial."""
+    """A script that prints its metrics. Each trial is one process."""
 
     several_processes = False
 
     def __init__(self, name: str, *, seed: int) -> None:
-        """`name`: the script's path."""
+        """`name`: the path of the script."""
         self._path = Path(name)
         self._seed = seed
 
@@ -72,18 +72,18 @@ class UserScript(Trainable):
 
 
 def mistakes(path: Path, parameters: Iterable[str]) -> list[str]:
-    """What keeps the script from being run with these hyper-parameters."""
+    """Returns a sentence for each reason why the script cannot take these hyper-parameters."""
     try:
         known = _flags(path)
     except UsageError as error:
         return list(error.mistakes)
-    return [_lacks(path, name, known) for name in parameters if _flag(name, known) is None]
+    return [_unknown_flag(path, name, known) for name in parameters if _flag(name, known) is None]
 
 
 def run(path: Path, config: Mapping[str, Any], report: Report) -> None:
-    """Runs the script once; each line of JSON that is a dictionary goes to `report`.
+    """Runs the script once and passes each printed line that is a JSON dictionary to `report`.
 
-    Raises RuntimeError if it ends with another status than 0.
+    Raises RuntimeError if the exit code is not 0.
     """
     lines, errors = _Lines(report, sys.stdout), _Tail(sys.stderr)
     argv, sys.argv = sys.argv, [str(path), *_arguments(path, config)]
@@ -93,10 +93,10 @@ def run(path: Path, config: Mapping[str, Any], report: Report) -> None:
         with redirect_stdout(lines), redirect_stderr(errors):
             runpy.run_path(str(path), run_name="__main__")
     except SystemExit as end:
-        if lines.stopped:  # the scheduler's word, which came out of `report`
+        if lines.stopped:  # `report` raised it, because the scheduler stops the trial
             raise
         if end.code not in (None, 0):
-            raise RuntimeError(f"{path} ended with {end.code}: {errors.last}") from None
+            raise RuntimeError(f"{path} exited with {end.code}: {errors.last}") from None
     finally:
         sys.argv = argv
 
@@ -107,7 +107,7 @@ def _arguments(path: Path, config: Mapping[str, Any]) -> list[str]:
     for name, value in config.items():
         flag = _flag(name, known)
         if flag is None:
-            raise UsageError(_lacks(path, name, known))
+            raise UsageError(_unknown_flag(path, name, known))
         if known[flag]:
             words += [flag, str(value)]
         elif value:
@@ -117,24 +117,24 @@ def _arguments(path: Path, config: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _lacks(path: Path, name: str, known: Iterable[str]) -> str:
+def _unknown_flag(path: Path, name: str, known: Iterable[str]) -> str:
     return f"{path} has no flag --{name}; it has: {', '.join(known)}"
 
 
 def _flag(name: str, known: Iterable[str]) -> str | None:
-    """The flag of a hyper-parameter: batch_size is --batch_size or --batch-size."""
+    """Returns the flag of a hyper-parameter: batch_size is --batch_size or --batch-size."""
     spelled = (f"--{name}", f"--{name.replace('_', '-')}")
     return next((flag for flag in spelled if flag in known), None)
 
 
 @functools.cache
 def _flags(path: Path) -> dict[str, bool]:
-    """The script's flags, and whether each takes a value, from the usage that --help prints.
+    """Returns the script's flags, and whether each takes a value, from the usage in its --help.
 
-    Raises UsageError if it prints none.
+    Raises UsageError if --help fails or shows no flags.
     """
     if not path.is_file():
-        raise UsageError(f"{path} is not there")
+        raise UsageError(f"{path} does not exist")
     try:
         done = subprocess.run(
             [sys.executable, str(path), "--help"],
@@ -145,16 +145,18 @@ def _flags(path: Path) -> dict[str, bool]:
             env=os.environ | {"COLUMNS": "1000", "NO_COLOR": "1"},
         )
     except subprocess.TimeoutExpired:
-        raise UsageError(f"{path} --help takes more than {HELP_S:.0f} s") from None
+        raise UsageError(
+            f"{path} --help takes more than {HELP_S:.0f} s: parse the flags before any slow work"
+        ) from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         missing = how_to_install(path) if last.startswith("ModuleNotFoundError") else ""
         raise UsageError(f"{path} --help fails: {last}{missing}")
     usage = " ".join(done.stdout.partition("\n\n")[0].split())
-    found = re.findall(r"(?<![\w-])(--[A-Za-z0-9][\w-]*)( [^\s\[\]|-][^\s\]|]*)?", usage)
-    if not found:
-        raise UsageError(f"{path} --help shows no flags: a script takes its values from flags")
-    return {flag: bool(value) for flag, value in found if flag != "--help"}
+    flags = re.findall(r"(?<![\w-])(--[A-Za-z0-9][\w-]*)( [^\s\[\]|-][^\s\]|]*)?", usage)
+    if not flags:
+        raise UsageError(f"{path} --help shows no flags: give it a flag for each hyper-parameter")
+    return {flag: bool(value) for flag, value in flags if flag != "--help"}
 
 
 @functools.cache
@@ -174,19 +176,19 @@ def heavy_imports(path: Path) -> list[str]:
 
 
 class _Lines(io.TextIOBase):
-    """Standard output: dictionaries in JSON are reported, all else is passed on."""
+    """Standard output that reports JSON dictionaries and passes all other lines on."""
 
     def __init__(self, report: Report, to: TextIO) -> None:
         self.stopped = False
         self._report = report
         self._to = to
-        self._begun = ""
+        self._unfinished = ""
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
-        *whole, self._begun = (self._begun + text).split("\n")
+        *whole, self._unfinished = (self._unfinished + text).split("\n")
         for line in whole:
             if (metrics := _metrics(line)) is None:
                 self._to.write(line + "\n")
@@ -210,7 +212,7 @@ def _metrics(line: str) -> dict[str, Any] | None:
 
 
 class _Tail(io.TextIOBase):
-    """Standard error, whose last line is remembered."""
+    """Standard error that remembers its last line."""
 
     def __init__(self, to: TextIO) -> None:
         self._to = to

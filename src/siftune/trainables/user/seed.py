@@ -1,4 +1,4 @@
-"""Seeds the generators that a trainable draws from without saying so."""
+"""Seeds the global random generators that a trainable may use."""
 
 import random
 import sys
