@@ -17,12 +17,14 @@ PYTEST = [sys.executable, "-m", "pytest"]
 CLUSTER = ["tests/cluster", "tests/container"]
 WHOLE = [f"tests/ray/test_{name}.py" for name in ("clones", "own", "packing", "pairs", "scale")]
 LIGHT = ["tests", *(f"--ignore={directory}" for directory in (*CLUSTER, "tests/ray"))]
+# A file at a time: what its tests share is made once.
+SPREAD = ["--numprocesses", "auto", "--dist", "loadfile"]
 MOMENTS = ["tests/ray", *(f"--ignore={file}" for file in WHOLE)]
 
 
 def main(words: list[str]) -> int:
     if words[:1] == ["check"]:
-        return subprocess.call([*PYTEST, *LIGHT, "--numprocesses", "auto", *words[1:]])
+        return subprocess.call([*PYTEST, *LIGHT, *SPREAD, *words[1:]])
     if words:
         return subprocess.call([*PYTEST, *words])
     # The cluster's tests have priority over those beside them: they have deadlines of seconds.

@@ -31,7 +31,7 @@ SPACE = {
 }
 SLOTS, TRIALS = 4, 14
 SEARCHERS: list[tuple[str, dict[str, Any]]] = [
-    ("hebo", {"startup": 4}),
+    ("hebo", {"startup": 8}),  # a proposal of its model takes seconds
     ("bayesopt", {"startup": 4}),
     ("optuna", {"startup": 4, "sampler": "gp"}),
 ]

@@ -135,7 +135,7 @@ def test_killed_after_any_line_and_once_more_it_is_the_same_study(
     s = study(
         searcher,
         scheduler,
-        trials=6 if searcher == "hebo" else 9,
+        trials=5 if searcher == "hebo" else 9,
         searcher_options=SEARCHER_OPTIONS.get(searcher, {}),
         scheduler_options=SCHEDULER_OPTIONS.get(scheduler, {}),
     )
