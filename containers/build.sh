@@ -152,7 +152,7 @@ make_base() {
 # Copies everything that the recipe needs to a separate directory, without this machine's leftovers.
 stage() {
   mkdir "$scratch/context" "$scratch/mnt" "$scratch/apptainer"
-  tar -c -C "$root" --exclude=__pycache__ --exclude='*.egg-info' pyproject.toml src entrypoints \
+  tar -c -C "$root" --exclude=__pycache__ --exclude='*.egg-info' --exclude='*.md' pyproject.toml src entrypoints \
     containers/{tune.def,selftest.py} containers/flavours/{bootstrap.lock,"$flavour".{lock,args}} |
     tar -x -C "$scratch/context"
 }

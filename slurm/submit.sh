@@ -111,14 +111,14 @@ nodes_for() {
 
 # partition_for NODES GPUS: prints the longest time in minutes and the name of the first large enough partition
 partition_for() {
-    local nodes=$1 gpus=$2 entry name most_nodes minutes most_gpus most=0
+    local nodes=$1 gpus=$2 entry name most_nodes minutes most_gpus limit most=0
     # shellcheck disable=SC2153 # the site's
     for entry in $PARTITIONS; do
         IFS=: read -r name most_nodes minutes most_gpus <<< "$entry"
         [[ -z ${PARTITION:-} || $name == "$PARTITION" ]] || continue
-        ((gpus <= ${most_gpus:-$((most_nodes * GPUS_PER_NODE))} && nodes <= most_nodes)) && echo "$minutes $name" && return
-        most=$((most_nodes * GPUS_PER_NODE > most ? most_nodes * GPUS_PER_NODE : most))
-        most=${most_gpus:-$most}
+        limit=${most_gpus:-$((most_nodes * GPUS_PER_NODE))}
+        ((gpus <= limit && nodes <= most_nodes)) && echo "$minutes $name" && return
+        most=$((limit > most ? limit : most))
     done
     ((most)) || die "PARTITION must be one of: $PARTITIONS; got '$PARTITION'" 2
     die "GPUS=$gpus is more than ${PARTITION:-any partition} has: the maximum is GPUS=$most" 2

@@ -79,6 +79,7 @@ def test_the_whole_text_is_as_expected(variables: dict[str, str], expected: str)
     [
         ({"GPUS": "7"}, ["whole nodes of 2", "GPUS=6 or GPUS=8"]),
         ({"GPUS": "100"}, ["the maximum is GPUS=30"]),
+        ({"GPUS": "100", "SITE": "virtual"}, ["the maximum is GPUS=8"]),
         ({"GPUS": "8", "PARTITION": "shared"}, ["more than shared has", "the maximum is GPUS=1"]),
         ({"GPUS": "many"}, ["whole number", "'many'"]),
         ({"GPUS": "0"}, ["at least 1", "'0'"]),
