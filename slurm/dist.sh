@@ -17,7 +17,8 @@ main() {
     scratch=$(mktemp -d)
     # shellcheck disable=SC2064 # expanded now, because the local variable is gone at the exit
     trap "rm -rf '$scratch'" EXIT
-    # The image's label names its commit, and Git may be missing on the machine that builds the image.
+    # Record the commit here: the image's label contains it, and Git may be missing on the machine that builds
+    # the image.
     git -C "$PROJECT" rev-parse HEAD > "$scratch/COMMIT" 2>/dev/null || echo unknown > "$scratch/COMMIT"
     tar -cf "$name.tar.part" --transform "s#^#$name/#" --exclude=__pycache__ --exclude='*.egg-info' \
         -C "$PROJECT" "${files[@]}" -C "$scratch" COMMIT

@@ -1,11 +1,12 @@
 # Functions shared by the scripts in this directory. Sourced, never run.
-# shellcheck shell=bash disable=SC2034 # OPTIONS and IN_IMAGE are used by the scripts that source this
+# shellcheck shell=bash disable=SC2034 # IN_IMAGE is used by the scripts that source this
 
 # $HOSTNAME is not used, because srun copies the batch node's value to the other nodes.
 NODE=${SLURMD_NODENAME:-$(uname -n)}
 NODE=${NODE%%.*}
 
-readonly BLOCK=250 # ports for one job, more than Ray needs on a node
+source "$(dirname "${BASH_SOURCE[0]}")/ports.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/sbatch.sh"
 
 log() {
     printf '%s %s: %s\n' "$(date +%H:%M:%S)" "$NODE" "$*" >&2
@@ -44,7 +45,7 @@ own_directory() {
     printf '%s\n' "$path"
 }
 
-# kill_users DIRECTORY: kills the processes with open files below it, until none is left. Only the last two
+# kill_users DIRECTORY: kills the processes with open files below it and waits until all are gone. Only the last two
 # components of the path are compared, because the path may differ outside the container.
 kill_users() {
     local parent=${1%/*} tries left
@@ -69,65 +70,8 @@ address() {
     printf '%s\n' "$ip"
 }
 
-# free_ports COUNT NUMBER: prints the first of COUNT consecutive ports that are free on this node. All are
-# below the ephemeral range, because the kernel might assign a port of that range before it is used. Two
-# jobs that search at once would find the same ports, so each begins at a block of BLOCK ports that NUMBER
-# selects.
-free_ports() {
-    local count=$1 number=$2 top used blocks tries first port
-    read -r top _ < /proc/sys/net/ipv4/ip_local_port_range
-    ((top > 32768 || top < 20000)) && top=32768
-    used=$(used_ports)
-    blocks=$(((top - 10000) / BLOCK))
-    for ((tries = 0; tries < blocks; tries++)); do
-        first=$((10000 + (number + tries * 17) % blocks * BLOCK))
-        for ((port = first; port < first + count; port++)); do
-            [[ $used == *" $port "* ]] && continue 2
-        done
-        printf '%s\n' "$first"
-        return
-    done
-    die "there are no $count consecutive free ports on $NODE"
-}
-
-# used_ports: prints the local TCP ports in use on this node, each between spaces
-used_ports() {
-    local file line
-    printf ' '
-    for file in /proc/net/tcp /proc/net/tcp6; do
-        [[ -r $file ]] || continue
-        while read -r _ line _; do
-            [[ $line == *:* ]] && printf '%d ' "0x${line##*:}"
-        done < <(tail -n +2 "$file")
-    done
-}
-
-# sbatch_options NAME PARTITION ACCOUNT NODES GPUS_PER_NODE MINUTES: sets OPTIONS, without the script
-sbatch_options() {
-    local name=$1 partition=$2 account=$3 nodes=$4 gpus=$5 minutes=$6 warning_s
-    # The signal leaves time to save and to stop Ray. Slurm may send it a minute early.
-    warning_s=$((minutes * 15 < 120 ? minutes * 15 : 120))
-    OPTIONS=(
-        --job-name="$name"
-        ${partition:+--partition="$partition"}
-        ${account:+--account="$account"}
-        --nodes="$nodes"
-        --ntasks-per-node=1
-        --cpus-per-task=$((CPUS_PER_NODE * gpus / GPUS_PER_NODE))
-        --mem=$((MEM_PER_NODE_MIB * gpus / GPUS_PER_NODE))M
-        --gres=gpu:"$gpus"
-        --time="$minutes"
-        --signal=B:USR1@"$warning_s"
-        --requeue
-        --no-kill # a lost node must not end the job
-        --output=slurm-%j.out
-        --open-mode=append
-        --export=NONE
-    )
-}
-
 # certificate NAME [ADDRESS]: creates NAME.key and NAME.crt in the job's tls/, for a server at ADDRESS.
-# Without ADDRESS, they are the authority that signs the other certificates.
+# Without ADDRESS, creates the key and certificate of the authority that signs the others.
 certificate() {
     local path=$job/tls/$1 openssl=(openssl)
     command -v openssl > /dev/null || openssl=("${IN_IMAGE[@]}" openssl)
@@ -148,7 +92,7 @@ certificate() {
 # token and the certificate NAME, and without a home directory. It is an array and not a function, so that
 # a background process is the command itself and can be signalled.
 #
-# Ray's own check of the token is incomplete: in 2.60 a call of RaySyncer/StartSync without a token ends
+# Ray's own check of the token is incomplete: in 2.60, calling RaySyncer/StartSync without a token terminates
 # the head. Therefore TLS is used: a connection without a certificate of the job is refused.
 in_image() {
     local image=$1 job=$2 own=$2/tls/${3:-driver}
@@ -161,7 +105,8 @@ in_image() {
         --env "RAY_USE_TLS=1,RAY_TLS_CA_CERT=$job/tls/job.crt,RAY_TLS_SERVER_CERT=$own.crt,RAY_TLS_SERVER_KEY=$own.key"
         # As in backend/environment.py, because trials inherit the environment of their node's Ray.
         --env "RAY_TRAIN_V2_ENABLED=0,RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1"
-        # By default they have names in /tmp that another account may have taken.
+        # The default cache directories of Matplotlib and TorchInductor have fixed names in /tmp, which
+        # another account may have taken.
         --env "MPLCONFIGDIR=$job/matplotlib,TORCHINDUCTOR_CACHE_DIR=$job/inductor"
         "$image")
 }

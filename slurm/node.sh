@@ -37,8 +37,8 @@ main() {
     for ((life = 1; life <= LIVES; life++)); do
         run_ray
         if started; then
-            # If the head is lost, so is the study. A worker that was disconnected or killed is told
-            # to end when it comes back, and may then join again.
+            # If the head is lost, so is the study. When a disconnected worker reconnects, Ray tells it
+            # to exit; it may then join again.
             [[ $role == worker ]] || break
             log "Ray ended on this node: starting it again"
         else
@@ -87,7 +87,7 @@ head_address() {
     local deadline=$((SECONDS + WAIT_S))
     until [[ -e $job/address ]]; do
         over && return 1
-        ((SECONDS < deadline)) || refuse "the job's head did not begin to start within $WAIT_S s"
+        ((SECONDS < deadline)) || refuse "the head node of the job did not start within $WAIT_S s"
         sleep 0.2
     done
     cat "$job/address"
@@ -98,7 +98,7 @@ over() {
     [[ -e $job/stop || ! -d $job ]]
 }
 
-# check IMAGE: reports problems that would make every start fail, within seconds
+# check IMAGE: checks, within seconds, for problems that would make every start fail
 check() {
     local image=$1 free_mib bind architecture own
     [[ -r $image ]] || refuse "cannot read the image $image from this node"
@@ -110,13 +110,14 @@ check() {
     ((free_mib >= ROOM_MIB)) || refuse "only $free_mib MiB are free in $tmp, $ROOM_MIB are needed"
     architecture=$(architecture_of "$image")
     [[ $architecture == "$(uname -m)" ]] ||
-        refuse "the image does not start here: it is for $architecture and this node is $(uname -m): make image ARCH=$(uname -m)"
+        refuse "the image is for $architecture, but this node is $(uname -m): build it with make image ARCH=$(uname -m)"
     in_image "$image" "$job" "$me"
     own=$(address "$INTERFACE")
     certificate "$me" "$own" || refuse "openssl could not create a certificate: $(cat "$job/tls/$me.log")"
 }
 
-# architecture_of IMAGE: prints it as uname -m does; this node's if the image does not name one
+# architecture_of IMAGE: prints the image's architecture in the format of uname -m, or this node's if the image
+# does not name one
 architecture_of() {
     local architecture
     architecture=$(apptainer sif header "$1" 2>/dev/null |
@@ -124,7 +125,8 @@ architecture_of() {
     printf '%s\n' "${architecture:-$(uname -m)}"
 }
 
-# start_ray [ADDRESS]: becomes ray start, as the head, or as a worker of the head at ADDRESS
+# start_ray [ADDRESS]: replaces this process with ray start (exec), for the head or for a worker of the head at
+# ADDRESS
 start_ray() {
     local ip first port memory_mib store_mib shm_mib
     local -a ray
@@ -134,7 +136,7 @@ start_ray() {
         port=$((first + 206))
         printf '%s:%s\n' "$ip" "$port" > "$job/address.new"
         mv "$job/address.new" "$job/address"
-        # A node that cannot be reached is given up after half a minute and not after a whole one.
+        # An unreachable node is declared dead after about 30 s instead of a minute.
         export RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=4
         # Ray's autoscaler and dashboard are off: Slurm determines the nodes of the cluster.
         ray=(--head --port="$port" --no-monitor --include-dashboard=false)
@@ -148,7 +150,7 @@ start_ray() {
     store_mib=$(printf '%s\n' $((memory_mib / 10)) 2048 $((shm_mib / 2)) | sort -n | head -n 1)
     # Temporary files of trials are deleted with the job. By default, Ray would start a worker process for
     # each CPU, which trials cannot use, and a process that reads logs. Ray makes its own directory
-    # accessible to every account, so the directory is below the job's.
+    # accessible to every account, so it is placed inside the job's private directory.
     exec "${IN_IMAGE[@]}" env TMPDIR="$tmp" TORCHINDUCTOR_CACHE_DIR="$tmp/inductor" RAY_prestart_worker_first_driver=0 RAY_memory_monitor_refresh_ms=0 \
         ray start "${ray[@]}" --block --disable-usage-stats --include-log-monitor=false \
         --node-ip-address="$ip" --temp-dir="$tmp/r" \
@@ -178,7 +180,7 @@ stop_ray() {
     kill_left
 }
 
-# kill_left: kills the processes that Ray left, until none is left. Ray's workers have their own process groups
+# kill_left: kills the remaining Ray processes and waits until all are gone. Ray's workers have their own process groups
 # and take a moment to notice that it has ended. All of them write their logs below its directory.
 kill_left() {
     kill -KILL -- "-$ray_pid" 2>/dev/null || true

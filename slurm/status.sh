@@ -95,7 +95,8 @@ is_here() {
     [[ $(number "$1" boot) == "$(< /proc/sys/kernel/random/boot_id)" && $(number "$1" pids) == "$(readlink /proc/self/ns/pid)" ]]
 }
 
-# is_process DRIVER: returns whether this machine has such a process that began when the driver did
+# is_process DRIVER: returns whether the driver's process id exists on this machine and belongs to a process
+# that started when the driver did
 is_process() {
     local -a fields
     IFS= read -r fields 2>/dev/null < "/proc/$(number "$1" pid)/stat" || return 1

@@ -1,4 +1,4 @@
-"""What several test files share."""
+"""Fixtures that several test files share."""
 
 import os
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def mnist_directory() -> Path:
-    """The real MNIST, fetched once to the directory that the commands use."""
+    """Returns the directory of the real MNIST, downloaded once to where the commands look."""
     return ensure_mnist(Path(os.environ.get("SIFTUNE_DATA") or REPOSITORY / "data"))
 
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Threads that wait for a core that is busy elsewhere make small batches crawl."""
+    """Limits torch to one thread: threads that wait for a busy core slow down small batches."""
     import torch
 
     threads = torch.get_num_threads()
@@ -29,7 +29,7 @@ def one_thread() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints what tests recorded as their figures."""
+    """Prints the figures that tests recorded."""
     for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
         for name, text in report.user_properties:
             if name == "figures":

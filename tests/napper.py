@@ -1,4 +1,4 @@
-"""A trial that sleeps, and saves its epoch: for tests of what becomes of trials."""
+"""A trainable that sleeps and saves a checkpoint every epoch, for tests of how trials end."""
 
 import json
 import tempfile

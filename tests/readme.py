@@ -1,4 +1,4 @@
-"""Parts of Markdown pages that are made from measurements."""
+"""Checks and writes the parts of Markdown pages that are generated from measurements."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ def assert_part(file: str, name: str, lines: list[str]) -> None:
     if os.environ.get("SIFTUNE_README") == "write":
         write_part(file, name, lines)
     expected = _with_part(file, name, lines)
-    assert (ROOT / file).read_text() == expected, f"SIFTUNE_README=write updates {file}"
+    assert (ROOT / file).read_text() == expected, f"SIFTUNE_README=write would update {file}"
 
 
 def write_part(file: str, name: str, lines: list[str]) -> None:

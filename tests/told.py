@@ -1,4 +1,4 @@
-"""What a searcher proposes that was told a part of a journal: proposals are held against it."""
+"""Recomputes a searcher's proposals from part of a journal, to compare a study's with them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +14,11 @@ from siftune.study.study import Study
 
 
 def proposed(study: Study, events: Sequence[Event], number: int, knew: int) -> Iterator[Config]:
-    """The config of trial `number` from a searcher that knows so many ends, and that all trials
-    before this one run; or all but one, which another process computed at the same time."""
+    """Yields the configs that a searcher may propose for trial `number` after `knew` trials ended.
+
+    All other trials before this one are running. If the searcher uses several processes, the
+    later configs ignore one or two of them, which other processes may have proposed meanwhile.
+    """
     trials: dict[str, Trial] = {}
     for event in events:
         fold(trials, event)
@@ -38,7 +41,7 @@ def proposed(study: Study, events: Sequence[Event], number: int, knew: int) -> I
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """As in the processes: sums in another order round differently."""
+    """Uses one thread, like the searcher's processes: sums in another order round differently."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with threadpool_limits(1):

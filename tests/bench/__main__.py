@@ -1,10 +1,10 @@
-"""Every benchmark, as ratios measured side by side in one run.
+"""Runs the benchmarks, which compare siftune with other tools in the same run.
 
     make bench [ARGS="overhead search"]
 
-The results go to results.json, with the date and the machine, and from there into the tables of
-tests/bench/README.md and README.md. A benchmark that needs a GPU or root keeps its earlier results
-on a machine without one.
+The results are written to results.json, with the date and the machine, and from there to the tables
+in tests/bench/README.md and README.md. A benchmark that needs a GPU or root keeps its earlier
+results if the machine has no GPU or the account is not root.
 """
 
 import argparse

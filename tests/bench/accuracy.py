@@ -1,5 +1,7 @@
-"""Accuracy of the trainable `mnist` and of a plain DataLoader loop: the same configs, images and
-seeds, on MNIST's test set."""
+"""Measures accuracy on MNIST's test set: the trainable `mnist` and a plain DataLoader loop.
+
+Both use the same configs, images and seeds.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,10 @@ SEEDS = range(1, 6)
 
 
 def measure(data: Path, *, images: int = 12_000, epochs: int = 2) -> Figures:
-    """Mean and standard deviation of either's accuracy, in per cent; a sixth of the images is not
-    trained on."""
+    """Returns mean and standard deviation of both accuracies, in per cent.
+
+    A sixth of the images is not used for training.
+    """
     config = CONFIG | {"epochs": epochs}
     ours = [siftune(data, config, seed, images) for seed in SEEDS]
     theirs = [plain(data, config, seed, images) for seed in SEEDS]
@@ -45,10 +49,10 @@ def siftune(data: Path, config: dict[str, Any], seed: int, images: int) -> float
 
 
 def plain(data: Path, config: dict[str, Any], seed: int, images: int, workers: int = 0) -> float:
-    # Those that load_mnist has chosen for training.
+    # The same images that load_mnist chooses for training.
     order = torch.randperm(TRAINING_IMAGES, generator=torch.Generator().manual_seed(seed))
     dataset = loader_loop.images(data, order[images // 6 : images].tolist())
     torch.manual_seed(seed)
     model, _ = loader_loop.train(dataset, config, workers=workers)
-    found = load_mnist(data, seed=seed, device=default_device(), images=images)
-    return 100 * mnist.score(model, found.test_images, found.test_labels)[1]
+    data_set = load_mnist(data, seed=seed, device=default_device(), images=images)
+    return 100 * mnist.score(model, data_set.test_images, data_set.test_labels)[1]

@@ -1,10 +1,10 @@
-"""The trainable `mnist` on a GPU, against a plain DataLoader loop.
+"""Compares the trainable `mnist` with a plain DataLoader loop, on a GPU.
 
     make bench ARGS="gpu"
-    PYTHONPATH=src python -m tests.bench.gpu --data data     # with PyTorch and torchvision alone
+    PYTHONPATH=src python -m tests.bench.gpu --data data     # needs only PyTorch and torchvision
 
-Whole trials of three epochs take turns in one process, which an earlier one has warmed up. The
-second form writes results.json only.
+Trials of three epochs and loops take turns in one process, after a first round that warms it up.
+The second command writes only results.json, not the tables.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unittest.mock import MagicMock
 
 import torch
 
-if not importlib.util.find_spec("ray"):  # mnist's space is in Ray Tune's words, and not read here
+if not importlib.util.find_spec("ray"):  # mnist's space uses Ray Tune, but is not read here
     sys.modules["ray"] = MagicMock()
 
 from siftune.trainables import mnist
@@ -32,7 +32,7 @@ from tests.bench.samples_per_s import CONFIG
 
 EPOCHS = 3
 WORKERS = min(8, os.cpu_count() or 1)
-# Found on a CPU, where five seeds came to 99.08 to 99.27 % in the second epoch, none in the first.
+# Chosen on a CPU, where five seeds reached 99.08 to 99.27 % in the second epoch, none in the first.
 FAST = CONFIG | {
     "lr": 1e-2,
     "batch_size": 128,
@@ -45,8 +45,11 @@ FAST = CONFIG | {
 
 
 def measure(data: Path, *, rounds: int = 3, images: int = TRAINING_IMAGES) -> Figures:
-    """Samples per second of trials and of the loops beside them, seconds of training to 99 % of the
-    validation set, and accuracies in per cent. A sixth of the images is for validation."""
+    """Returns samples per second of the trials and the loops, the training time in seconds to 99 %
+    accuracy on the validation set, and accuracies in per cent.
+
+    A sixth of the images is used for validation.
+    """
     return _speeds(data, images, rounds) | _to_99(data, images) | _accuracies(data, images)
 
 
@@ -57,7 +60,7 @@ def _speeds(data: Path, images: int, rounds: int) -> Figures:
     trials: list[float] = []
     for _ in range(rounds + 1):
         for workers, speeds in plain.items():
-            config = CONFIG | {"epochs": 2 if workers else 1}  # in the first, processes are started
+            config = CONFIG | {"epochs": 2 if workers else 1}  # the first epoch starts the workers
             speeds.append(loader_loop.train(dataset, config, workers=workers)[1][-1])
         trial = _trial(data, CONFIG | {"epochs": EPOCHS}, seed=1, images=images)
         trials.append(sum(seconds for seconds, _ in trial))
@@ -74,21 +77,23 @@ def _speeds(data: Path, images: int, rounds: int) -> Figures:
 
 
 def _to_99(data: Path, images: int) -> Figures:
-    """Seconds of training until 99 % of the validation set is right: the median of five seeds, the
-    longest, and how many of the seeds came to it."""
+    """Returns the training time in seconds to 99 % accuracy on the validation set.
+
+    The figures are the median of five seeds, the longest time, and how many seeds reached 99 %.
+    """
     _trial(data, FAST, seed=0, images=images)  # warms up
-    found = []
+    times = []
     for seed in accuracy.SEEDS:
         spent = 0.0
         for seconds, right in _trial(data, FAST, seed=seed, images=images):
             spent += seconds
             if right >= 0.99:
-                found.append(spent)
+                times.append(spent)
                 break
     return {
-        "to_99_s": statistics.median(found) if found else math.inf,
-        "to_99_longest_s": max(found, default=math.inf),
-        "to_99_seeds": len(found),
+        "to_99_s": statistics.median(times) if times else math.inf,
+        "to_99_longest_s": max(times, default=math.inf),
+        "to_99_seeds": len(times),
     }
 
 
@@ -102,7 +107,7 @@ def _accuracies(data: Path, images: int) -> Figures:
 def _trial(
     data: Path, config: dict[str, Any], *, seed: int, images: int
 ) -> list[tuple[float, float]]:
-    """Seconds of training and validation accuracy of each epoch."""
+    """Returns each epoch's training time in seconds and its validation accuracy."""
     epochs = mnist.Mnist(seed=seed, data=data, images=images).epochs(config, start=None)
     samples = images - images // 6
     return [(samples / m["samples_per_s"], m["val_accuracy"]) for m, _ in epochs]
@@ -113,7 +118,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"))
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("gpu: not measured, no GPU was at hand")
+        sys.exit("gpu: not measured, because this machine has no GPU")
     load = os.getloadavg()[0]
     figures = measure(ensure_mnist(options.data))
     for name, value in figures.items():

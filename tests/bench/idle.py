@@ -1,4 +1,4 @@
-"""A trainable that only waits: what a job takes beyond its training is then all there is."""
+"""A trainable that only sleeps, to measure the overhead of a job."""
 
 import time
 from typing import Any

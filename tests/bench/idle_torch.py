@@ -1,4 +1,4 @@
-"""idle.py as most trainables are: it imports torch."""
+"""Like idle.py, but imports torch, as most trainables do."""
 
 from typing import Any
 
@@ -8,5 +8,5 @@ import torch  # noqa: F401
 SPACE = idle.SPACE
 
 
-def train(config: dict[str, Any]) -> None:  # of this module, which a worker then imports
+def train(config: dict[str, Any]) -> None:  # defined here, so that a worker imports this module
     idle.train(config)

@@ -1,4 +1,4 @@
-"""The loop of most tutorials: a DataLoader, ToTensor, and the loss read after every batch."""
+"""The training loop of most tutorials: a DataLoader, ToTensor, and the loss after every batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from siftune.trainables.training.loop import default_device
 
 
 def images(data: Path, chosen: Sequence[int]) -> Subset:
-    """These of MNIST's training images."""
+    """Returns the images of MNIST's training set with these indices."""
     steps = [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
     return Subset(datasets.MNIST(str(data), transform=transforms.Compose(steps)), chosen)
 
@@ -25,7 +25,7 @@ def images(data: Path, chosen: Sequence[int]) -> Subset:
 def train(
     dataset: Subset, config: dict[str, Any], *, workers: int = 0
 ) -> tuple[nn.Module, list[float]]:
-    """The network of the config, trained with Adam, and each epoch's samples per second."""
+    """Trains the config's network with Adam; returns it and each epoch's samples per second."""
     device = default_device()
     model = mnist.build_model(config).to(device)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -44,9 +44,9 @@ def train(
     for _ in range(config["epochs"]):
         loss_sum = 0.0
         begin = time.perf_counter()
-        for some, labels in loader:
+        for batch, labels in loader:
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(some.to(device)), labels.to(device))
+            loss = nn.functional.cross_entropy(model(batch.to(device)), labels.to(device))
             loss.backward()
             optimizer.step()
             loss_sum += loss.item()

@@ -1,9 +1,9 @@
-"""The memory of a node whose slots are idle, and of one trial more.
+"""Measures the memory of a node with idle slots, and of each additional trial.
 
     python -m tests.bench.memory [SLOTS]
 
-Real workers of a real Ray, of a trainable that imports torch. Memory is PSS: what several processes
-share counts in parts.
+Uses real workers in a real Ray, and a trainable that imports torch. Memory is PSS: shared memory is
+divided among the processes that share it.
 """
 
 import os
@@ -25,8 +25,11 @@ def train(config):
 
 
 def measure(slots: int = 4) -> dict[str, float]:
-    """MiB of a node's worker and fork server with idle slots, and with a trial in each; of one
-    trial more; and of Ray's own processes."""
+    """Returns figures in MiB.
+
+    They are: a node's worker and fork server with idle slots, and with a trial in each slot; one
+    additional trial; and Ray's own processes.
+    """
     from siftune.backend import environment
     from siftune.backend.connect import connect
     from siftune.machine import resources
@@ -69,7 +72,7 @@ def _mib_of_workers() -> float:
 
 
 def _mib(*names: str) -> float:
-    """PSS of the processes below this one with one of these in their command."""
+    """Returns the PSS of this process's descendants with one of `names` in their command."""
     total = 0.0
     for process in _below(os.getpid()):
         try:
@@ -77,7 +80,7 @@ def _mib(*names: str) -> float:
             if any(name in command for name in names):
                 rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
                 total += int(rollup.split("Pss:")[1].split()[0]) / 1024
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
     return total
 
@@ -89,13 +92,13 @@ def _below(parent: int) -> list[int]:
             parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-    found, left = [], [parent]
+    descendants, left = [], [parent]
     while left:
         here = left.pop()
         children = [process for process, above in parents.items() if above == here]
-        found += children
+        descendants += children
         left += children
-    return found
+    return descendants
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-"""Jobs on the virtual cluster: how soon a study starts, how well eight GPUs are used, the image's
-cold start, and the job of the Turpan page."""
+"""Measures jobs on the virtual cluster.
+
+The figures are the start of a study, the efficiency of eight GPUs, the cold start of the image, and
+the job of the Turpan page.
+"""
 
 import os
 import re
@@ -20,7 +23,7 @@ FLAGS = "--metric loss --mode min --searcher random --scheduler none"
 
 
 class Bench:
-    """The cluster, and a directory of hpc1's on it with what the jobs run."""
+    """The cluster, and a directory of hpc1 on it with the files of the jobs."""
 
     def __init__(self, cluster: Cluster, checkout: str, directory: str) -> None:
         self._cluster = cluster
@@ -29,12 +32,13 @@ class Bench:
         self._jobs = 0
 
     def start(self, rounds: int = 3) -> dict[str, float]:
-        """Median seconds from the start of a job of four nodes to the first epoch reported by
-        one of eight trials: siftune's, and that of the recipe in Ray's documentation; of a
-        trainable that imports torch, and of one that does not.
+        """Returns the median seconds from the start of a job to the first reported epoch.
 
-        The two take turns. Both begin with Slurm's StartTime, which is in whole seconds, and end
-        when the driver hears of the epoch.
+        The job has four nodes and eight trials. Compares siftune with the recipe in Ray's
+        documentation, for a trainable that imports torch and for one that does not.
+
+        The two take turns. The time runs from Slurm's StartTime, which is in whole seconds, until
+        the driver receives the report of the epoch.
         """
         figures = {}
         for before, module in (("", "idle"), ("torch_", "idle_torch")):
@@ -50,25 +54,28 @@ class Bench:
         return figures
 
     def scaling(self, rounds: int = 1, epochs: int = 10, epoch_s: float = 12) -> dict[str, float]:
-        """Median seconds from the first trial's start to the last one's end: one trial on one GPU,
-        and eight on eight; and their ratio, 1 at best.
+        """Returns the median seconds from the first trial's start to the last trial's end.
 
-        The trials only sleep, so that the machine's few cores are no limit to them. Starting their
-        eight processes is part of it, and two cores take 6 s for that: hence trials of 2 minutes.
+        Compares one trial on one GPU with eight trials on eight GPUs. The best ratio is 1.
+
+        The trials only sleep, so the machine's few cores do not limit them. The time includes the
+        start of eight processes, 6 s on two cores, so the trials take 2 minutes each.
         """
         flags = f"--set epochs={epochs} --set epoch_s={epoch_s}"
         one, eight = [], []
         for _ in range(rounds):
             for gpus, spans in ((1, one), (8, eight)):
                 job, _ = self._study(gpus=gpus, trials=gpus, flags=flags)
-                found = events(job.study(self._name))
-                spans.append(found[-1]["time"] - found[0]["time"])
+                journal = events(job.study(self._name))
+                spans.append(journal[-1]["time"] - journal[0]["time"])
         one_s, eight_s = statistics.median(one), statistics.median(eight)
         return {"one_s": one_s, "eight_s": eight_s, "efficiency": one_s / eight_s}
 
     def cold(self, rounds: int = 5) -> dict[str, float]:
-        """Median seconds of importing torch and Ray Tune in the image, and in the same image
-        unpacked to a directory beside it, each with dropped caches; their ratio."""
+        """Returns the median seconds of importing torch and Ray Tune in the image.
+
+        Compares it with the same image unpacked to a directory. Caches are dropped before each.
+        """
         image, unpacked = f"{self._checkout}/tune.sif", f"{self._directory}/unpacked"
         unpack = ("apptainer", "--quiet", "build", "--sandbox", unpacked, image)
         self._cluster.check("hpc1", *unpack, timeout_s=600)
@@ -86,9 +93,11 @@ class Bench:
         return {"image_s": image_s, "unpacked_s": unpacked_s, "ratio": image_s / unpacked_s}
 
     def page(self) -> dict[str, float]:
-        """Seconds of a job of four nodes with eight trials of the Turpan page's study: ours, and
-        the page's script in its batch file, which is stopped when it has taken ten times as long.
-        All of MNIST, networks of one size, nothing pruned."""
+        """Returns the seconds of a job of four nodes with eight trials of the Turpan page's study.
+
+        Compares siftune with the page's script in its batch file, which is stopped when it has
+        taken ten times as long. Trials use all of MNIST and networks of one size; none is pruned.
+        """
         fixed = {"batch_size": 64, "conv1_channels": 16, "conv2_channels": 32, "conv3_channels": 0}
         fixed |= {"kernel1": 3, "kernel2": 3, "fc_dim": 128, "epochs": 2}
         flags = "--searcher random --scheduler none --trials 8 --data /work/data "
@@ -97,8 +106,8 @@ class Bench:
         self._jobs += 1
         variables = {"GPUS": 8, "NAME": self._name, "ARGS": flags}
         ours = submit_in(self._directory, self._cluster, self._checkout, **variables)
-        said = ours.wait(deadline_s=3600, every_s=2)
-        assert ours.status() == 0, said
+        log = ours.wait(deadline_s=3600, every_s=2)
+        assert ours.status() == 0, log
         siftune_s = ours.seconds()
         self._cluster.await_idle()
         words = f"run-ray_tune_on_8gpus.sh {self._checkout}/tune.sif"
@@ -120,25 +129,25 @@ class Bench:
     def _study(
         self, *, gpus: int, trials: int, module: str = "idle", flags: str = ""
     ) -> tuple[Job, list[float]]:
-        """A job of siftune's that has ended, and when its epochs were reported."""
+        """Runs a job of siftune to its end; returns it and the times of its epochs."""
         self._cluster.await_idle()
         self._jobs += 1
         arguments = f"--trainable {module}.py:train --trials {trials} {FLAGS} {flags}"
         variables = {"GPUS": gpus, "NAME": self._name, "ARGS": arguments}
         job = submit_in(self._directory, self._cluster, self._checkout, **variables)
-        said = job.wait(deadline_s=600, every_s=2)  # to look costs CPU time
-        found = events(job.study(self._name))
-        assert sum(e.get("state") == "completed" for e in found) == trials, said
-        return job, [e["time"] for e in found if e["event"] == "epoch"]
+        log = job.wait(deadline_s=600, every_s=2)  # each poll costs CPU time
+        journal = events(job.study(self._name))
+        assert sum(e.get("state") == "completed" for e in journal) == trials, log
+        return job, [e["time"] for e in journal if e["event"] == "epoch"]
 
     def _recipe(self, *, trials: int, module: str) -> tuple[Job, list[float]]:
         self._cluster.await_idle()
         words = f"recipe.sbatch {self._checkout}/tune.sif recipe_driver.py {module} {trials}"
         job = self._sbatch(words)
-        said = job.wait(deadline_s=600, every_s=2)  # to look costs CPU time
-        assert job.status() == 0, said
+        log = job.wait(deadline_s=600, every_s=2)  # each poll costs CPU time
+        assert job.status() == 0, log
         self._sweep()
-        return job, [float(time) for time in re.findall(r"epoch at ([\d.]+)", said)]
+        return job, [float(time) for time in re.findall(r"epoch at ([\d.]+)", log)]
 
     def _sbatch(self, words: str) -> Job:
         submit = f"cd {self._directory} && sbatch --parsable --output=slurm-%j.out {words}"
@@ -146,14 +155,14 @@ class Bench:
         return Job(self._cluster, "hpc1", self._directory, number)
 
     def _sweep(self) -> None:
-        """Removes what Ray's own ways leave behind."""
+        """Removes the files and processes that Ray's recipe leaves behind."""
         for node in self._cluster.nodes:
             self._cluster.check("root", "rm", "-rf", "/tmp/ray", place=node)
 
 
 @contextmanager
 def bench() -> Iterator[Bench]:
-    """Makes the cluster and the image if they are not there. Needs root."""
+    """Starts the cluster and builds the image if necessary. Needs root."""
     with running() as cluster:
         checkout = copy_checkout(cluster)
         directory = cluster.check("hpc1", "mktemp", "-d", "/work/bench.XXXXXX").strip()

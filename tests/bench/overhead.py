@@ -1,4 +1,4 @@
-"""What a trial costs beyond its training: siftune, and beside it what else there is."""
+"""Measures the cost of a trial beyond its training: siftune, Ray Tune, Optuna and Syne Tune."""
 
 import argparse
 import contextlib
@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# As a function, and as a script that takes --x. That torch is imported is what most trials have
-# in common.
+# The same trainable as a function, and as a script that takes --x. Both import torch, as most
+# trainables do.
 TRAINABLE = """
 import torch
 from ray import tune
@@ -39,12 +39,12 @@ SLOTS = 2
 
 
 def measure(trials: int = 256) -> dict[str, float]:
-    """Seconds of wall time per trial of each, two trials at a time, and what that is of siftune's.
+    """Returns the wall time per trial of each tool, in seconds, and its ratio to siftune's.
 
-    All propose at random and train nothing. Ray's start is not counted, each side's as it starts it
-    itself. What starts a process for each trial has a quarter of the trials: each costs the same.
-    What does not is measured with a quarter too: `warm` is the cost of those between, without the
-    start.
+    All tools propose at random, train nothing, and run two trials at a time. The start of Ray is
+    not counted. Tools that start a process for each trial run a quarter of the trials, because each
+    trial costs the same. The others run both all trials and a quarter of them: `warm` is the cost
+    per additional trial, without the start.
     """
     import ray
 
@@ -62,7 +62,7 @@ def measure(trials: int = 256) -> dict[str, float]:
         with_start("ray_reuse", _ray_reuse, scratch)
         seconds["ray"] = _ray_tune(few, scratch, reuse_actors=False)
         ray.shutdown()
-        # As they are, with a process for each trial; and with processes reused.
+        # By default with a process for each trial, and then with reused processes.
         with_start("siftune", _apart, scratch)
         with_start("siftune_reuse", partial(_apart, reuse=True), scratch)
         seconds["optuna"] = _optuna(few, scratch)
@@ -73,7 +73,7 @@ def measure(trials: int = 256) -> dict[str, float]:
 
 
 def growth(trials: int = 2101) -> dict[str, float]:
-    """Seconds per trial around the 200th and the 2,000th of one study with Optuna's TPE."""
+    """Returns the seconds per trial around the 200th and 2,000th of a study with Optuna's TPE."""
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         _apart(trials, scratch, searcher="optuna")
@@ -88,7 +88,7 @@ def growth(trials: int = 2101) -> dict[str, float]:
 
 
 def _apart(trials: int, scratch: Path, *, searcher: str = "random", reuse: bool = False) -> float:
-    """A study of siftune's in a process of its own: seconds per trial, Ray's start apart."""
+    """Runs a study of siftune in its own process; returns seconds per trial without Ray's start."""
     scratch.mkdir(exist_ok=True)
     file = scratch / "trivial.py"
     file.write_text(TRAINABLE)
@@ -108,7 +108,7 @@ def _ray_reuse(trials: int, scratch: Path) -> float:
 
 
 def _ray_tune(trials: int, scratch: Path, *, reuse_actors: bool) -> float:
-    """Ray Tune as its documentation has it; by default it makes a new actor for each trial."""
+    """Runs Ray Tune as documented; without `reuse_actors` it starts a new actor for each trial."""
     from ray import tune
 
     namespace: dict[str, Any] = {}
@@ -137,7 +137,7 @@ def _ray_tune(trials: int, scratch: Path, *, reuse_actors: bool) -> float:
 
 
 def _optuna(trials: int, scratch: Path) -> float:
-    """Optuna, and a process per trial, as for a script that cannot be trusted to clean up."""
+    """Runs Optuna with a process per trial, as is usual for scripts that may not clean up."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -159,7 +159,7 @@ def _optuna(trials: int, scratch: Path) -> float:
 
 
 def _syne_tune(trials: int, scratch: Path) -> float:
-    """Syne Tune with its local backend, looking for results ten times a second."""
+    """Runs Syne Tune with its local backend, which looks for results ten times a second."""
     script = scratch / "siftune_syne.py"
     script.write_text(SCRIPT)
     os.environ["SYNETUNE_FOLDER"] = str(scratch / "syne")

@@ -1,8 +1,8 @@
-"""Trials per hour on one device: one at a time, and in processes side by side.
+"""Measures trials per hour on one device: one at a time, and in several processes at once.
 
     python -m tests.bench.packing --trials 4 --images 3000 --epochs 2
 
-Each trial is trained as Ray Tune would train it, in a process that has trained before.
+Each trial is trained in a process that has already trained another trial.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _PATIENCE_S = 3600.0
 def measure(
     data: Path, *, trials: int = 8, images: int = 60_000, epochs: int = 3, threads: int = 1
 ) -> dict[str, float]:
-    """Trials per hour in each way, and the ratio of the two."""
+    """Returns the trials per hour of both ways, and their ratio."""
     configs = [CONFIG | {"lr": 1e-3 / (i + 1), "epochs": epochs} for i in range(trials)]
     alone = _trials_per_hour([configs], data, images, threads)
     beside = _trials_per_hour([[config] for config in configs], data, images, threads)
@@ -36,7 +36,7 @@ def measure(
 
 
 def _trials_per_hour(parts: list[list[Config]], data: Path, images: int, threads: int) -> float:
-    """Trains each part's configs one after the other, in a process for each part."""
+    """Trains the configs of each part one after another, with one process per part."""
     spawning = multiprocessing.get_context("spawn")
     barrier = spawning.Barrier(len(parts) + 1)
     processes = [
@@ -63,12 +63,12 @@ def _work(configs: list[Config], data: Path, images: int, threads: int, barrier:
             _train(config, data, images)
         barrier.wait(_PATIENCE_S)
     except BaseException:
-        barrier.abort()  # nobody is to wait for this one
+        barrier.abort()  # so that no process waits for this one
         raise
 
 
 def _train(config: Config, data: Path, images: int) -> None:
-    """Trains a whole trial, and saves its state after each epoch."""
+    """Trains a trial and saves its state after each epoch."""
     epochs = mnist.Mnist(seed=SEED, data=data, images=images).epochs(config, start=None)
     with tempfile.TemporaryDirectory(prefix="sift-") as directory:
         for _, save in epochs:
@@ -79,9 +79,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--images", type=int, default=60_000, help="used, a sixth not trained on")
+    parser.add_argument("--images", type=int, default=60_000, help="a sixth is for validation")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="of a trial, on the CPU")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each trial, on the CPU")
     options: dict[str, Any] = vars(parser.parse_args())
     figures = measure(ensure_mnist(options.pop("data")), **options)
     print(default_device().type, *(f"{name}={value:.4g}" for name, value in figures.items()))

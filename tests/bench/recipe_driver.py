@@ -1,4 +1,4 @@
-"""The driver of recipe.sbatch: a module's trainable in a plain Tuner, one GPU a trial.
+"""The driver of recipe.sbatch: runs a module's trainable in a plain Tuner, one GPU per trial.
 
 recipe_driver.py MODULE TRIALS
 """
@@ -13,7 +13,7 @@ from ray import tune
 
 
 class FirstEpoch(tune.Callback):
-    """Says when each epoch is reported: the driver's clock, as in siftune's journal."""
+    """Prints when each epoch is reported, by the driver's clock, as in siftune's journal."""
 
     def on_trial_result(self, *args: Any, **info: Any) -> None:
         print("epoch at", time.time())

@@ -1,4 +1,4 @@
-"""What was measured, kept in results.json with the date and the machine."""
+"""Stores measurements in results.json, with the date and the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Figures = dict[str, float]
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Returns the properties of this machine that the figures depend on."""
     cpu = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith(("model name", "CPU implementer")):
@@ -34,7 +34,7 @@ def machine() -> dict[str, Any]:
 
 
 def keep(name: str, figures: Figures, load: float) -> None:
-    """Puts them into results.json, in place of the earlier ones."""
+    """Writes the figures to results.json, in place of earlier ones."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     results[name] = {

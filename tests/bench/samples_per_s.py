@@ -1,9 +1,9 @@
-"""Samples per second of the trainable `mnist` against a plain DataLoader and ToTensor loop.
+"""Compares samples per second of the trainable `mnist` and of a plain DataLoader and ToTensor loop.
 
     python -m tests.bench.samples_per_s --data data --threads 1
 
-The same network, optimizer, device, batch size and threads; the two take turns in one process, and
-the medians of the rounds are compared, so that a machine shared with others slows both.
+Both use the same network, optimizer, device, batch size and threads. They take turns in one
+process, so that other load on the machine slows both. The medians of the rounds are compared.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ CONFIG: dict[str, Any] = {
 def measure(
     data: Path, *, rounds: int = 5, images: int = 6000, workers: int = 0
 ) -> dict[str, float]:
-    """Median samples per second of either loop, and the ratio. One round more warms both up."""
-    # As many as are trained on of a part of that size.
+    """Returns the median samples per second of both loops, and the ratio, after a warm-up round."""
+    # As many images as siftune trains on: a sixth is for validation.
     dataset = loader_loop.images(data, range(images * 5 // 6))
     ours, plain = [], []
     for _ in range(rounds + 1):
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, default=0, help="of the plain loop's DataLoader")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=6000, help="used, a sixth not trained on")
+    parser.add_argument("--images", type=int, default=6000, help="a sixth is for validation")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     result = measure(

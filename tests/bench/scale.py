@@ -1,10 +1,10 @@
-"""A study with many slots, as on 200 nodes with 4 GPUs each, on one machine.
+"""Simulates a study with many slots, as on 200 nodes with 4 GPUs each, on one machine.
 
     python -m tests.bench.scale SLOTS [SECONDS]
 
-What is real: the driver, that is study, journal, searcher, scheduler and the loop, and Ray with
-every call through it. What is simulated: 800 processes do not fit on one machine, so the
-trials, which sleep, live together in two of Ray's asynchronous actors.
+The driver is real, with study, journal, searcher, scheduler and loop, and so are Ray and all calls
+through it. The trials are simulated, because 800 processes do not fit on one machine: they only
+sleep, and all run in two asynchronous Ray actors.
 """
 
 import asyncio
@@ -31,9 +31,12 @@ def train(config): ...
 
 
 def measure(seconds: float = 60) -> dict[str, float]:
-    """For each number of slots: reports a second, the seconds from a report to its decision (median
-    and the slowest of a hundred), the driver's CPU (1: one core) and its memory in MiB, and
-    operations on the study's directory a minute."""
+    """Returns the figures for each number of slots.
+
+    They are: reports per second, seconds from a report to its decision (median and 99th
+    percentile), the driver's CPU use (1: one core) and its memory in MiB, and file operations in
+    the study directory per minute.
+    """
     figures = {}
     for slots in SLOTS:
         for name, value in _apart(slots, seconds).items():
@@ -43,18 +46,18 @@ def measure(seconds: float = 60) -> dict[str, float]:
 
 
 def _apart(slots: int, seconds: float, *before: str) -> dict[str, float]:
-    """A run in a process of its own."""
+    """Runs a study in its own process and returns its figures."""
     command = [*before, sys.executable, "-m", "tests.bench.scale", str(slots), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def _file_operations(slots: int, seconds: float) -> float:
-    """System calls that name a file of the study's directory or write to one, per minute of a run.
+    """Returns the system calls per minute that name or write to a file in the study directory.
 
-    It is a run of its own: strace costs time.
+    Uses a separate run, because strace slows the driver down.
     """
     with tempfile.TemporaryDirectory() as scratch:
         calls = Path(scratch) / "calls"
@@ -92,12 +95,12 @@ def run(slots: int, seconds: float) -> dict[str, float]:
         cpu_s = time.process_time() - before
         summary = json.loads((scratch / "study" / "summary.json").read_text())
         lines = (scratch / "study" / "trials.jsonl").read_text().splitlines()
-    found = [json.loads(line) for line in lines]
-    middle = (found[0]["time"] + found[-1]["time"]) / 2  # the start is over
-    epochs = [e for e in found if e["event"] == "epoch" and e["time"] > middle]
+    journal = [json.loads(line) for line in lines]
+    middle = (journal[0]["time"] + journal[-1]["time"]) / 2  # after the start
+    epochs = [e for e in journal if e["event"] == "epoch" and e["time"] > middle]
     delays = sorted(event["time"] - event["metrics"]["sent"] for event in epochs)
     return {
-        "reports_per_s": len(epochs) / (found[-1]["time"] - middle),
+        "reports_per_s": len(epochs) / (journal[-1]["time"] - middle),
         "delay_s": delays[len(delays) // 2],
         "delay_p99_s": delays[len(delays) * 99 // 100],
         "driver_cpus": cpu_s / summary["wall_s"],
@@ -106,18 +109,18 @@ def run(slots: int, seconds: float) -> dict[str, float]:
 
 
 def _most_mib() -> float:
-    """The most memory that this process had; getrusage counts its parent's too."""
+    """Returns the peak memory of this process in MiB. getrusage would include the parent's."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return math.nan
 
 
-# ── In place of workers ─────────────────────────────────────────────────────────────────────────
+# ── Simulated workers ───────────────────────────────────────────────────────────────────────────
 
 
 def _workers() -> Any:
-    """Starts workers whose trials are in a few asynchronous actors."""
+    """Starts workers whose trials run in a few asynchronous actors."""
     import ray
 
     host = ray.remote(_Host).options(num_cpus=0, max_concurrency=10_000)
@@ -161,7 +164,7 @@ class _Host:
         config, epoch = self._trials[key].config, self._epochs[key]
         if epoch == config["epochs"]:
             return End()
-        # Not all at once.
+        # Spreads the reports of different trials over time.
         await asyncio.sleep(EPOCH_S * (0.5 + (int(key[:6], 16) * 0.618 + epoch * 0.414) % 1))
         self._epochs[key] = epoch + 1
         loss = abs(config["lr"] - 1e-3) + 1 / (epoch + 1)
@@ -170,7 +173,7 @@ class _Host:
 
 
 class _Worker:
-    """A handle: `worker.next.remote(key, answer)` goes to the host of that run."""
+    """A worker's handle: passes `worker.next.remote(key, answer)` on to the host of that run."""
 
     def __init__(self, hosts: list[Any], node_id: str) -> None:
         self._hosts, self._node_id = hosts, node_id

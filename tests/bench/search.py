@@ -1,5 +1,7 @@
-"""How much of the slots' time goes by waiting for a proposal: siftune's slow searchers, and beside
-them Ray Tune's own HEBOSearch, in one Ray."""
+"""Measures the fraction of time that slots wait for proposals.
+
+Compares siftune's slow searchers with Ray Tune's HEBOSearch, in one Ray.
+"""
 
 import argparse
 import contextlib
@@ -34,9 +36,9 @@ SEARCHERS: dict[str, dict[str, Any]] = {
 
 
 def measure(trials: int = 48) -> dict[str, float]:
-    """The part of the time of 8 slots, from 0 to 1, in which they waited.
+    """Returns the fraction of the time, from 0 to 1, that 8 slots waited.
 
-    Epochs take 2 s, and trials have 1 to 10 of them.
+    Trials have 1 to 10 epochs of 2 s.
     """
     from siftune.backend import environment
     from siftune.backend.connect import connect
@@ -67,19 +69,19 @@ def _siftune(scratch: Path, name: str, layer: dict[str, Any], trials: int) -> fl
 
 
 def _ray_hebo(scratch: Path, trials: int) -> float:
-    """Ray Tune with its HEBOSearch, its own processes reused."""
+    """Runs Ray Tune with its HEBOSearch and reused actors; returns the fraction of time waited."""
     from ray import tune
     from ray.tune.search.hebo import HEBOSearch
 
     namespace: dict[str, Any] = {}
     exec(TRAINABLE, namespace)
-    # Ray Tune knows no conditions: all parameters are always there.
+    # Ray Tune does not support conditions, so all parameters are always active.
     space = {name: getattr(value, "domain", value) for name, value in namespace["SPACE"].items()}
 
     class Timed(HEBOSearch):
         running = 0
         waited_s = 0.0
-        asked: float | None = None  # since when there is no answer: it waits for its whole batch
+        asked: float | None = None  # start of the wait for the whole batch
 
         def suggest(self, trial_id: str) -> Any:
             since = self.asked or time.perf_counter()
@@ -96,7 +98,7 @@ def _ray_hebo(scratch: Path, trials: int) -> float:
 
     searcher = Timed()
     began = time.perf_counter()
-    done = tune.run(  # Tuner would ask a copy of the searcher
+    done = tune.run(  # not Tuner, which would use a copy of the searcher
         namespace["train"],
         config=space,
         num_samples=trials,

@@ -1,6 +1,6 @@
-"""Markdown tables of the measurements in results.json.
+"""Formats the measurements in results.json as Markdown tables.
 
-`table` is the full one, in tests/bench/README.md; `fast_table` is the short one, in README.md.
+`table` returns the full table, for tests/bench/README.md; `fast_table` a short one, for README.md.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 RESULTS = Path(__file__).with_name("results.json")
 
-# The pages that hold the tables, as paths in the repository, and the name of the part.
+# The pages that contain the tables, as paths in the repository, and the names of their parts.
 FULL = ("tests/bench/README.md", "bench")
 FAST = ("README.md", "fast")
 
@@ -23,8 +23,8 @@ Row = tuple[str, str, str, str, str]
 ROWS: list[Row] = [
     (
         "overhead",
-        "Cost of a trial beyond its training, in a fresh process, in seconds: 256 trials that "
-        "import torch and train nothing, 2 slots",
+        "Overhead per trial, each in a new process, in seconds: 256 trials that import torch and "
+        "train nothing, 2 slots",
         "{siftune_s:.3f}",
         "Ray Tune, an actor per trial: {ray_s:.2f}",
         "{ray_ratio:.0f}",
@@ -89,10 +89,10 @@ ROWS: list[Row] = [
     ),
     (
         "page",
-        "Time of a job with the 8 trials of the Turpan page's study, in seconds, 4 nodes with "
+        "Time of a job with the 8-trial study from CALMIP's Turpan page, in seconds, 4 nodes with "
         "2 GPUs each",
         "{siftune_s:.0f}",
-        "the page's script and batch file, which run 32 trials: at least {page_s:,.0f}",
+        "the page's own script and batch file (which run 32 trials): at least {page_s:,.0f}",
         "at least {ratio:.1f}",
     ),
     (
@@ -126,7 +126,7 @@ ROWS: list[Row] = [
     (
         "gpu",
         "Training time on a GPU to 99 % accuracy on the validation set, in seconds, 5 seeds, after "
-        "a first training in the same process",
+        "a first run in the same process",
         "{to_99_s:.2f}, at most {to_99_longest_s:.2f}",
         "",
         "",
@@ -150,7 +150,7 @@ ROWS: list[Row] = [
 FAST_ROWS: list[Row] = [
     (
         "overhead",
-        "Cost of a trial beyond its training, in a fresh process",
+        "Overhead per trial, each in a new process",
         "{siftune_s:.3f} s",
         "Ray Tune, an actor per trial: {ray_s:.2f} s",
         "{ray_ratio:.0f}",
@@ -164,9 +164,9 @@ FAST_ROWS: list[Row] = [
     ),
     (
         "page",
-        "The study of 8 trials on CALMIP's page for Turpan, as one job",
+        "The 8-trial study from CALMIP's Turpan page, as one job",
         "{siftune_s:.0f} s",
-        "the page's script and batch file, which run 32 trials: at least {page_s:,.0f} s",
+        "the page's own script and batch file (which run 32 trials): at least {page_s:,.0f} s",
         "at least {ratio:.1f}",
     ),
     (
@@ -178,7 +178,7 @@ FAST_ROWS: list[Row] = [
     ),
     (
         "search",
-        "Time that 8 slots wait for HEBO's proposals",
+        "Share of the run time for which 8 slots wait for HEBO's proposals",
         "{hebo:.1%}",
         "Ray Tune's HEBOSearch: {ray_hebo:.0%}",
         "",
@@ -203,9 +203,7 @@ def table() -> list[str]:
 def fast_table() -> list[str]:
     """Returns the README's five rows and, below them, the machines and dates."""
     results = _results()
-    measured = {row[0] for row in FAST_ROWS}
-    shown = {name: result for name, result in results.items() if name in measured}
-    machines = _machines(shown)
+    machines = _machines_of_rows(results)
     if not any(name in results for name in NEEDS_GPU):
         machines.append("Not yet measured on a GPU.")
     return [*HEADER, *_lines(FAST_ROWS, results), "", *machines]
@@ -216,7 +214,7 @@ def _results() -> dict[str, Any]:
 
 
 def _lines(rows: list[Row], results: dict[str, Any]) -> list[str]:
-    """Formats the rows. A row without measurements says so."""
+    """Returns the rows as lines of Markdown. A row without measurements says so."""
     lines = []
     for name, what, *cells in rows:
         try:
@@ -249,10 +247,27 @@ def _scale(figures: dict[str, float]) -> list[str]:
 
 def _machines(results: dict[str, Any]) -> list[str]:
     """Returns a line for each machine and date, with the benchmarks measured there."""
-    found: dict[str, list[str]] = {}
+    benchmarks: dict[str, list[str]] = {}
     for name, result in results.items():
-        machine = result["machine"]
-        gpu = "no GPU" if machine["gpu"] == "none" else machine["gpu"]
-        where = f"{machine['cpu']}, {machine['memory_gib']} GiB, {gpu}, {result['date']}"
-        found.setdefault(where, []).append(name)
-    return [f"Measured on {where}: {', '.join(sorted(names))}." for where, names in found.items()]
+        benchmarks.setdefault(f"{_machine(result)}, {result['date']}", []).append(name)
+    return [f"Measured on {at}: {', '.join(sorted(names))}." for at, names in benchmarks.items()]
+
+
+def _machines_of_rows(results: dict[str, Any]) -> list[str]:
+    """Returns a line for each machine and date, with the numbers of the README's rows."""
+    rows: dict[str, list[str]] = {}
+    for number, (name, *_) in enumerate(FAST_ROWS, 1):
+        if name in results:
+            at = f"on {results[name]['date']} on {_machine(results[name])}"
+            rows.setdefault(at, []).append(str(number))
+    lines = []
+    for at, (*others, last) in rows.items():
+        numbers = f"Rows {', '.join(others)} and {last} were" if others else f"Row {last} was"
+        lines.append(f"{numbers} measured {at}.")
+    return lines
+
+
+def _machine(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    gpu = "no GPU" if machine["gpu"] == "none" else machine["gpu"]
+    return f"{machine['cpu']}, {machine['memory_gib']} GiB, {gpu}"

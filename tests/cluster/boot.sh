@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts the daemons of a place, inside it. The last of them stays in the foreground: when it ends,
-# the place is dead.
+# Starts the daemons of a place, inside it. The last one stays in the foreground; when it ends, so
+# does the place.
 set -euo pipefail
 
 start_munge() {
@@ -10,7 +10,7 @@ start_munge() {
     setpriv --reuid munge --regid munge --init-groups munged --seed-file=/run/munge/seed
     until [[ -S /run/munge/munge.socket.2 ]]; do
         ((SECONDS < deadline)) || {
-            echo "munged has no socket after 20 s" >&2
+            echo "munged has created no socket within 20 s" >&2
             return 1
         }
         sleep 0.05

@@ -1,4 +1,4 @@
-"""The virtual cluster for tests: brought up if it is not, taken down if it was brought up here."""
+"""Fixtures for the virtual cluster, which is started if necessary and then stopped at the end."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ NODES = ("node1", "node2", "node3", "node4")
 
 
 def script(name: str, *words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-    """One of the shell scripts beside this file. Its exit status is the caller's business."""
+    """Runs one of the shell scripts in this directory. The caller checks the exit status."""
     return subprocess.run(
         [str(HERE / name), *words],
         capture_output=True,
@@ -34,40 +34,40 @@ def poll(
     log: Callable[[], str] = str,
     every_s: float = 0.2,
 ) -> None:
-    """Returns as soon as the condition holds; fails at the deadline, naming what did not happen.
+    """Returns as soon as the condition holds. Fails at the deadline.
 
-    `log` is what then has to say more.
+    `what` and `log` go into the message: the event that did not happen, and further details.
     """
     end = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > end:
-            pytest.fail(f"{what}: not within {deadline_s:.0f} s; {log()}")
+            pytest.fail(f"timed out after {deadline_s:.0f} s waiting for {what}; {log()}")
         time.sleep(every_s)
 
 
 class Cluster:
-    """What tests may do to the cluster."""
+    """The virtual cluster, and the actions that tests may take on it."""
 
     nodes = NODES
 
     def __init__(self, ours: bool) -> None:
-        self.ours = ours  # brought up by this test run
-        self.shared = STATE / "shared" / "work"  # /work of every place, seen from the host
+        self.ours = ours  # started by this test run
+        self.shared = STATE / "shared" / "work"  # the host's path of every place's /work
 
     def run(
         self, account: str, *words: str, place: str = "login", timeout_s: float = 120
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command as an account, on the login node unless told otherwise."""
+        """Runs a command as an account, by default on the login node."""
         return script("on.sh", place, account, *words, timeout_s=timeout_s)
 
     def check(self, account: str, *words: str, place: str = "login", timeout_s: float = 120) -> str:
-        """The output of a command that must succeed."""
+        """Runs a command that must succeed, and returns its output."""
         done = self.run(account, *words, place=place, timeout_s=timeout_s)
         assert done.returncode == 0, f"{words} as {account} on {place}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def start(self, account: str, *words: str, place: str = "login") -> subprocess.Popen[str]:
-        """Starts a command and does not wait. Killing the process kills the command."""
+        """Starts a command without waiting for it. Killing the process kills the command."""
         return subprocess.Popen(
             [str(HERE / "on.sh"), place, account, *words],
             stdin=subprocess.DEVNULL,
@@ -77,30 +77,30 @@ class Cluster:
         )
 
     def node(self, verb: str, place: str) -> None:
-        """node.sh: kill, start, cut or heal."""
+        """Runs node.sh with a verb: kill, start, cut or heal."""
         done = script("node.sh", verb, place)
         assert done.returncode == 0, done.stderr
 
     def states(self) -> dict[str, str]:
-        """Each node's state in Slurm's words; `*` behind it is a node that does not answer."""
+        """Returns each node's state as Slurm prints it; `*` after it: the node does not respond."""
         lines = self.check(
             "root", "sinfo", "-h", "-N", "-p", "small", "-o", "%N %T", place="controller"
         )
         return dict(line.split() for line in lines.splitlines())
 
     def await_idle(self, deadline_s: float = 60) -> None:
-        """Until every node is free: a job's nodes complete for a moment after it."""
+        """Waits until every node is idle: nodes are completing for a moment after a job."""
         poll(lambda: set(self.states().values()) == {"idle"}, deadline_s, "four idle nodes")
 
 
 def _bring_up() -> None:
     done = script("up.sh", timeout_s=500)
-    assert done.returncode == 0, f"the cluster did not come up:\n{done.stderr}"
+    assert done.returncode == 0, f"the cluster did not start:\n{done.stderr}"
 
 
 @contextmanager
 def running() -> Iterator[Cluster]:
-    """The cluster, up; taken down again if it was brought up here. Needs root."""
+    """Yields the running cluster. Stops it afterwards if it was started here. Needs root."""
     was_up = script("on.sh", "login", "root", "true").returncode == 0
     _bring_up()
     try:
@@ -121,7 +121,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def work(cluster: Cluster) -> Iterator[str]:
-    """A directory of hpc1's on the shared file system, that everybody may write to."""
+    """Creates a directory of hpc1 on the shared file system that all accounts may write to."""
     path = cluster.check("hpc1", "mktemp", "-d", "/work/test.XXXXXX").strip()
     cluster.check("hpc1", "chmod", "1777", path)
     yield path
@@ -130,7 +130,7 @@ def work(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def small_image(cluster: Cluster) -> Iterator[str]:
-    """A SIF with a shell and little else, built by hpc1 on the login node."""
+    """Builds a SIF with little more than a shell, as hpc1 on the login node."""
     directory = cluster.check("hpc1", "mktemp", "-d", "/work/image.XXXXXX").strip()
     cluster.check("hpc1", "chmod", "755", directory)
     text = (HERE / "small_image.sh").read_text()
@@ -145,9 +145,12 @@ def checkout(cluster: Cluster) -> str:
 
 
 def copy_checkout(cluster: Cluster) -> str:
-    """A copy of the project on the shared file system, hpc1's, with the image that hpc1's
-    `make image BASE=debian` builds of it on the login node: built anew where an input changed.
-    For `$SIFTUNE_ARCH`, if it is set, under emulation."""
+    """Copies the project to the shared file system and builds its image; returns the directory.
+
+    hpc1 owns the copy and runs `make image BASE=debian` on the login node, which builds the image
+    only if an input has changed. If $SIFTUNE_ARCH is set, the image is built for that architecture,
+    under emulation.
+    """
     architecture = os.environ.get("SIFTUNE_ARCH", "")
     place = f"/work/project-{architecture}" if architecture else "/work/project"
     path = cluster.shared / Path(place).name
@@ -169,7 +172,7 @@ def copy_checkout(cluster: Cluster) -> str:
 
 @pytest.fixture(scope="session")
 def data(cluster: Cluster, mnist_directory: Path) -> str:
-    """MNIST where every node sees it."""
+    """Copies MNIST to the shared file system, and returns its path there."""
     return copy_data(cluster, mnist_directory)
 
 
@@ -184,7 +187,7 @@ def copy_data(cluster: Cluster, mnist_directory: Path) -> str:
 
 @pytest.fixture
 def submit(cluster: Cluster, checkout: str, data: str) -> Iterator[Callable[..., Any]]:
-    """`make submit` in a new directory with the project and the image in it."""
+    """Runs `make submit` in a new directory that contains the project and the image."""
     from tests.cluster.jobs import Job, submit_in
 
     directories: list[str] = []
@@ -198,6 +201,6 @@ def submit(cluster: Cluster, checkout: str, data: str) -> Iterator[Callable[...,
 
     yield run
     for directory in directories:
-        # A job's last words may come a moment after its end.
+        # A job may write its last lines a moment after its end.
         again = f"for try in 1 2 3 4 5; do rm -rf {directory} && break; sleep 1; done"
         cluster.check("root", "bash", "-c", again)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Takes the cluster down: processes, namespaces, mounts, network. The tree, the logs and the shared
-# file system stay; `down.sh --all` removes those too.
+# Stops the cluster: processes, namespaces, mounts, network. Keeps the tree, the logs and the shared
+# file system; `down.sh --all` removes those as well.
 set -euo pipefail
 # shellcheck source=tests/cluster/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# emulate.sh: lets this machine's kernel, and so the cluster's login node, run aarch64 programs. The
-# emulator is qemu of the release that the tree is made of; it stays registered until a reboot, or
-# until somebody writes -1 to the kernel's entry.
+# emulate.sh: enables this machine's kernel, and so the cluster's login node, to run aarch64 programs.
+# The emulator is qemu from the Debian release of the tree. It stays registered until a reboot, or
+# until -1 is written to the kernel's entry.
 set -euo pipefail
 # shellcheck source=tests/cluster/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -9,25 +9,25 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 BINFMT=/proc/sys/fs/binfmt_misc
 EMULATOR=$STATE/qemu-aarch64
 
-# An ELF file, of 64 bits, little-endian, a program or a library, for the machine 183.
+# Matches 64-bit little-endian ELF programs and libraries for machine 183 (aarch64).
 MAGIC='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
 MASK='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
 
-# Not the host's package: before 8.1 qemu shows programs the host's /proc/cpuinfo, on which torch
-# crashes.
+# Does not use the host's package: before 8.1, qemu shows programs the host's /proc/cpuinfo, which
+# makes torch crash.
 fetch_emulator() {
     [[ ! -x $EMULATOR ]] || return 0
     log "fetching qemu"
     mmdebstrap --mode=root --variant=extract --quiet --format=tar --include=qemu-user \
         --aptopt='Acquire::Check-Valid-Until "false"' sid - "$TREE/etc/apt/sources.list" |
         tar -x -O ./usr/bin/qemu-aarch64 >"$EMULATOR.new" ||
-        die "Debian's package qemu-user brought no qemu-aarch64"
+        die "Debian's package qemu-user contains no qemu-aarch64"
     chmod +x "$EMULATOR.new"
     mv "$EMULATOR.new" "$EMULATOR"
 }
 
-# P: a program is told the name that it was started by. F: the emulator is opened now, so that it
-# is found from inside any container.
+# P: a program gets the name by which it was started. F: the kernel opens the emulator now, so that
+# it also works inside any container.
 register() {
     [[ ! -e $BINFMT/qemu-aarch64 ]] || return 0
     fetch_emulator
@@ -38,9 +38,9 @@ main() {
     require_root
     [[ $(uname -m) != aarch64 ]] || return 0
     [[ -e $BINFMT/register ]] || mount -t binfmt_misc binfmt_misc "$BINFMT" ||
-        die "this kernel runs no other architectures' programs: modprobe binfmt_misc"
+        die "this kernel cannot run programs of other architectures: modprobe binfmt_misc"
     register
-    # The kernel is the same, but the login node has a /proc of its own.
+    # The login node shares the kernel, but has its own /proc.
     enter login test -e "$BINFMT/register" || enter login mount -t binfmt_misc binfmt_misc "$BINFMT"
 }
 

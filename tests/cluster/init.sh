@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# PID 1 of a place, on its way from the host's file system into its own. Started by lib.sh's
-# start_place inside fresh namespaces; ends by becoming tini, which runs boot.sh.
+# PID 1 of a place. Moves from the host's file system to the place's own. start_place in lib.sh runs
+# it inside new namespaces; in the end it executes tini, which runs boot.sh.
 set -euo pipefail
 # shellcheck source=tests/cluster/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-# /proc is still the host's, so the id in it is the host's, for this very process.
+# /proc is still the host's, so it shows this process's id on the host.
 record_pid() {
     local pid _
     read -r pid _ </proc/self/stat
@@ -26,7 +26,7 @@ make_devices() {
     mknod -m 666 "$dev/tty" c 5 0
     # Unprivileged Apptainer mounts SIF files through FUSE.
     mknod -m 666 "$dev/fuse" c 10 229
-    # Slurm hands these out as GPUs. Each is a second /dev/null: no real driver can answer behind it.
+    # Slurm allocates these as GPUs. Each is a copy of /dev/null, so that no real driver is reached.
     for ((gpu = 0; gpu < GPUS_PER_NODE; gpu++)); do
         mknod -m 666 "$dev/nvidia$gpu" c 1 3
     done
@@ -40,7 +40,7 @@ make_devices() {
     mount -t mqueue mqueue "$dev/mqueue"
 }
 
-# What a place has of its own: gone with it.
+# Mounts the directories that only this place has. They are lost when it ends.
 mount_own() {
     local place=$1 root=$2
     mount -t proc proc "$root/proc"
@@ -51,21 +51,21 @@ mount_own() {
     mount -t tmpfs -o mode=1777,size=256m tmpfs "$root/var/tmp"
     mount -t tmpfs -o mode=700,size=64m tmpfs "$root/root"
     case $place in
-    login) # on disk: images are built there
+    login) # on disk, because images are built there
         mkdir -m 1777 "$RUN/$place/tmp"
         mount --bind "$RUN/$place/tmp" "$root/tmp"
         ;;
-    controller) # its memory of jobs survives a restart
+    controller) # keeps its list of jobs across a restart
         mkdir -p "$RUN/controller.spool"
         mount --bind "$RUN/controller.spool" "$root/var/spool"
         mount -t tmpfs -o mode=1777,size=256m tmpfs "$root/tmp"
         ;;
-    *) # small enough to be filled by a test
+    *) # small enough for a test to fill
         mount -t tmpfs -o mode=1777,size=1g tmpfs "$root/tmp"
         mount -t tmpfs -o mode=755,size=1g tmpfs "$root/tmploc"
         ;;
     esac
-    mount --bind "$LOG/$place" "$root/var/log" # on the host, so that it can be read after a death
+    mount --bind "$LOG/$place" "$root/var/log" # on the host, so that it remains when the place dies
 }
 
 mount_read_only() {
@@ -73,7 +73,7 @@ mount_read_only() {
     mount -o remount,bind,ro "$2"
 }
 
-# What all places share.
+# Mounts the directories that all places share.
 mount_shared() {
     local root=$1
     mount --bind "$SHARED/home" "$root/home"
@@ -81,13 +81,13 @@ mount_shared() {
     mount_read_only "$RUN/etc/slurm" "$root/etc/slurm"
     mount_read_only "$RUN/etc/munge" "$root/etc/munge"
     mount_read_only "$RUN/etc/hosts" "$root/etc/hosts"
-    # The host's certificates may include a site's own authority.
+    # The host's certificates may include a site's own certificate authority.
     if [[ -e /etc/ssl/certs/ca-certificates.crt ]]; then
         mount_read_only /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
     fi
 }
 
-# The login node reaches what the host reaches, by the host's own settings.
+# Gives the login node the host's network settings, so that it reaches the same registries.
 mount_host_settings() {
     local root=$1
     local file
@@ -103,17 +103,17 @@ main() {
     local place=$1
     record_pid "$place"
     hostname "$place"
-    # A bind mount of our own, to pivot into; read-only, so that no place changes another's system.
+    # pivot_root needs a bind mount. It is read-only, so that no place changes another's system.
     mount --make-rprivate /
     mount_read_only "$TREE" "$TREE"
     mount_own "$place" "$TREE"
     mount_shared "$TREE"
     [[ $place != login ]] || mount_host_settings "$TREE"
     cp "$HERE/boot.sh" "$TREE/run/boot.sh"
-    wait_until 20 test -e "$RUN/$place/plugged" || die "$place got no network within 20 s"
+    wait_until 20 test -e "$RUN/$place/plugged" || die "$place was not connected to the network within 20 s"
     cd "$TREE"
     pivot_root . mnt
-    # From here on every program comes from the tree.
+    # From here on, every program is the tree's.
     exec chroot . /usr/bin/env -i PATH=/usr/sbin:/usr/bin LANG=C.UTF-8 \
         tini -- bash /run/boot.sh "$place"
 }

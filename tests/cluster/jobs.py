@@ -1,4 +1,4 @@
-"""Jobs on the virtual cluster as a user submits them, for tests and benchmarks."""
+"""Submits jobs to the virtual cluster as a user does, for tests and benchmarks."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from tests.cluster.conftest import Cluster, poll
 
 @dataclass
 class Job:
-    """One job of an account's, in a directory of its own."""
+    """One job of an account, in its own directory."""
 
     cluster: Cluster
     account: str
@@ -24,7 +24,7 @@ class Job:
         return bool(self.cluster.run(self.account, *queue).stdout.strip())
 
     def wait(self, deadline_s: float = 240, every_s: float = 0.2) -> str:
-        """Its log, once it has ended."""
+        """Waits for the job to end, and returns its log."""
         what = f"the end of {self.number}"
         poll(lambda: not self.queued("PD,R,CG"), deadline_s, what, self.log, every_s)
         return self.log()
@@ -34,42 +34,44 @@ class Job:
         return self.cluster.run("root", "cat", path).stdout
 
     def status(self) -> int:
-        """The job's own exit status."""
+        """Returns the job's exit status."""
         return int(self._shown(r"ExitCode=(\d+):"))
 
     def started(self) -> float:
-        """When Slurm started it, in whole seconds since the epoch."""
+        """Returns when Slurm started the job, in whole seconds since the epoch."""
         begin = datetime.fromisoformat(self._shown(r"StartTime=(\S+)"))
         return begin.replace(tzinfo=UTC).timestamp()
 
     def seconds(self) -> float:
-        """From its start to its end, both in whole seconds."""
+        """Returns the seconds from the job's start to its end, both in whole seconds."""
         end = datetime.fromisoformat(self._shown(r"EndTime=(\S+)"))
         return end.replace(tzinfo=UTC).timestamp() - self.started()
 
     def _shown(self, pattern: str) -> str:
         show = self.cluster.check(self.account, "scontrol", "show", "job", self.number)
-        found = re.search(pattern, show)
-        assert found, show
-        return found[1]
+        match = re.search(pattern, show)
+        assert match, show
+        return match[1]
 
     def study(self, name: str) -> Path:
-        """The study directory, seen from the host."""
+        """Returns the study directory, as a path on the host."""
         return self.cluster.shared / self.directory.removeprefix("/work/") / "results" / name
 
     def await_nothing_left(self) -> None:
-        """A process that was killed takes a moment to go."""
-        poll(lambda: self.left() == "", 15, "nothing left", self.left)
+        """Waits until the job has left nothing behind: killed processes take a moment to end."""
+        poll(lambda: self.left() == "", 15, "the job's clean-up", self.left)
 
     def left(self) -> str:
-        """What of Ray and of the job is still anywhere."""
+        """Returns the job's remaining files and Ray processes on all nodes; empty if none."""
         look = f"ls -d /tmp/sift-{self.number} 2>/dev/null; "
         look += f"ps -u {self.account} -o pid,ppid,stat,etimes,comm | grep ray"
-        found = [
+        outputs = [
             self.cluster.run("root", "bash", "-c", look, place=node).stdout
             for node in self.cluster.nodes
         ]
-        return "".join(found) + self.cluster.run("root", "ls", f"{self.directory}/.siftune").stdout
+        return (
+            "".join(outputs) + self.cluster.run("root", "ls", f"{self.directory}/.siftune").stdout
+        )
 
 
 def submit_in(
@@ -81,14 +83,14 @@ def submit_in(
     prepare: str = "true",
     **variables: Any,
 ) -> Job:
-    """`make submit` in a directory, once the checkout's scripts and image are in it."""
+    """Copies the checkout's scripts and image to a directory, and runs `make submit` there."""
     copy = f"cp -r {checkout}/{{Makefile,slurm,containers}} . && ln -sf {checkout}/tune.sif ."
     cluster.check(account, "bash", "-c", f"cd {directory} && {copy} && {prepare}")
     variables = {"SITE": "virtual"} | variables
     words = [f"{name}={value}" for name, value in variables.items()]
-    said = cluster.check(account, "make", "-C", directory, "submit", *words)
-    number = re.search(r"Submitted batch job (\d+)", said)
-    assert number, said
+    output = cluster.check(account, "make", "-C", directory, "submit", *words)
+    number = re.search(r"Submitted batch job (\d+)", output)
+    assert number, output
     return Job(cluster, account, directory, number[1])
 
 

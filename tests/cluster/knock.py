@@ -1,9 +1,10 @@
-"""Tries the doors of a study, inside the image: what a caller gets of it is printed as JSON.
+"""Tries to access a study in every way, inside the image, and prints the results as JSON.
 
     knock.py grpc|http|process|file TOKEN TLS WORD…
 
-TOKEN is a file, or - for none. TLS: plain (none), - (with no certificate), or NAME of NAME.crt and
-NAME.key; several with commas between. gRPC is spoken by hand: the image has no package for it.
+TOKEN is a file, or - for none. TLS is a list separated by commas: plain (no TLS), - (TLS without a
+certificate), or NAME for the files NAME.crt and NAME.key. gRPC is implemented here, because the
+image has no package for it.
 """
 
 import ctypes
@@ -19,24 +20,24 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# ── gRPC by hand ────────────────────────────────────────────────────────────────────────────────
+# ── A minimal gRPC client ───────────────────────────────────────────────────────────────────────
 
-SILENT, CLOSED = -1, -2  # instead of gRPC's status
+SILENT, CLOSED = -1, -2  # used in place of a gRPC status
 _HEADERS, _DATA, _RESET, _SETTINGS, _PING, _GOAWAY = 1, 0, 3, 4, 6, 7
 
 
 def methods() -> list[str]:
-    """Every gRPC method that Ray's programs have the name of, whether they serve it or not."""
+    """Returns every gRPC method whose name Ray's programs contain, whether they serve it or not."""
     spec = importlib.util.find_spec("ray")
     assert spec is not None
     assert spec.origin is not None
     core = Path(spec.origin).parent
     programs = [core / "core/src/ray/gcs/gcs_server", core / "core/src/ray/raylet/raylet"]
     programs += core.glob("_raylet*.so")
-    found: set[bytes] = set()
+    names: set[bytes] = set()
     for program in programs:
-        found |= set(re.findall(rb"/(?:ray|grpc|envoy|xds)\.[\w.]+/[A-Z]\w+", program.read_bytes()))
-    return sorted(name.decode() for name in found)
+        names |= set(re.findall(rb"/(?:ray|grpc|envoy|xds)\.[\w.]+/[A-Z]\w+", program.read_bytes()))
+    return sorted(name.decode() for name in names)
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -48,11 +49,11 @@ def _request(stream: int, path: str, token: str | None) -> bytes:
     fields += [("te", "trailers"), ("content-type", "application/grpc")]
     fields += [("authorization", f"Bearer {token}")] if token else []
     block = b""
-    for name, value in fields:  # literal, never indexed, not compressed
+    for name, value in fields:  # literal, never indexed, without Huffman coding
         length = len(value)
         coded = bytes([length]) if length < 127 else bytes([127, length - 127])
         block += b"\x10" + bytes([len(name)]) + name.encode() + coded + value.encode()
-    empty = b"\0\0\0\0\0"  # a message of no fields
+    empty = b"\0\0\0\0\0"  # a message without fields
     return _frame(_HEADERS, 4, stream, block) + _frame(_DATA, 1, stream, empty)
 
 
@@ -68,7 +69,7 @@ class Server:
             if tls != "-":
                 context.load_cert_chain(f"{tls}.crt", f"{tls}.key")
             self._socket = context.wrap_socket(self._socket)
-        # No table of headers: each comes as it is, and can be read without one.
+        # Disables the header table, so that the server sends headers that need none to be read.
         settings = struct.pack(">HI", 1, 0)
         self._socket.sendall(
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, settings)
@@ -76,7 +77,7 @@ class Server:
         self._stream = -1
 
     def status(self, path: str, token: str | None) -> int:
-        """gRPC's status of a call with an empty message."""
+        """Returns the gRPC status of a call with an empty message."""
         self._stream += 2
         deadline = time.monotonic() + 2
         try:
@@ -88,9 +89,9 @@ class Server:
                     return SILENT
                 if stream == self._stream and kind == _RESET:
                     return CLOSED
-                found = re.search(rb"grpc-status[\x01\x02](\d+)", payload)
-                if stream == self._stream and kind == _HEADERS and found:
-                    return int(found[1])
+                match = re.search(rb"grpc-status[\x01\x02](\d+)", payload)
+                if stream == self._stream and kind == _HEADERS and match:
+                    return int(match[1])
         except TimeoutError:
             return SILENT
         except OSError:
@@ -108,49 +109,49 @@ class Server:
             yield kind, stream, payload
 
     def _exactly(self, length: int) -> bytes:
-        found = b""
-        while len(found) < length:
-            if not (part := self._socket.recv(length - len(found))):
+        received = b""
+        while len(received) < length:
+            if not (part := self._socket.recv(length - len(received))):
                 return b""
-            found += part
-        return found
+            received += part
+        return received
 
 
 def grpc(token: str | None, tls: str, host: str, *words: str) -> dict[str, dict[str, int]]:
-    """Status by port, and by method. A word is a port, a method, or -METHOD: all but this one."""
+    """Returns the status by port and by method. A word is a port, a method, or -METHOD to skip."""
     paths = [word for word in words if word.startswith("/")]
     paths = paths or [path for path in methods() if f"-{path}" not in words]
-    found: dict[str, dict[str, int]] = {}
+    results: dict[str, dict[str, int]] = {}
     for port in (word for word in words if word.isdecimal()):
-        found[port] = {}
+        results[port] = {}
         for kind in tls.split(","):
             statuses = _statuses(token, kind, host, int(port), paths)
-            found[port] |= {f"{path} {kind}": status for path, status in statuses.items()}
-    return found
+            results[port] |= {f"{path} {kind}": status for path, status in statuses.items()}
+    return results
 
 
 def _statuses(
     token: str | None, tls: str, host: str, port: int, paths: list[str]
 ) -> dict[str, int]:
-    found: dict[str, int] = {}
+    results: dict[str, int] = {}
     server = None
     for path in paths:
         try:
             server = server or Server(host, port, tls)
-            found[path] = server.status(path, token)
+            results[path] = server.status(path, token)
         except OSError:
-            found[path] = CLOSED
-        if found[path] in (SILENT, CLOSED):
+            results[path] = CLOSED
+        if results[path] in (SILENT, CLOSED):
             server = None
-    return found
+    return results
 
 
-# ── The others ──────────────────────────────────────────────────────────────────────────────────
+# ── HTTP, processes and files ───────────────────────────────────────────────────────────────────
 
 
 def http(token: str | None, _: str, host: str, *words: str) -> dict[str, int]:
-    """Status by port and path (PORT/PATH), of an empty POST; 0 where it is not HTTP."""
-    found = {}
+    """Returns the status of an empty POST by port and path (PORT/PATH); 0 if it is not HTTP."""
+    results = {}
     for word in words:
         port, _, path = word.partition("/")
         lines = [f"POST /{path} HTTP/1.1", f"Host: {host}", "Content-Length: 0"]
@@ -162,8 +163,8 @@ def http(token: str | None, _: str, host: str, *words: str) -> dict[str, int]:
             except OSError:
                 answer = b""
         status = re.match(rb"HTTP/1.1 (\d+)", answer)
-        found[word] = int(status[1]) if status else 0
-    return found
+        results[word] = int(status[1]) if status else 0
+    return results
 
 
 def outcome(attempt: Callable[[], object]) -> str:
@@ -174,7 +175,7 @@ def outcome(attempt: Callable[[], object]) -> str:
 
 
 def process(_token: str | None, _tls: str, *pids: str) -> dict[str, str]:
-    """What this account can do to processes: `OPEN …`, or the name of the error."""
+    """Returns the result of each attempt on a process: `OPEN …`, or the name of the error."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def trace(pid: int) -> str:
@@ -184,7 +185,7 @@ def process(_token: str | None, _tls: str, *pids: str) -> dict[str, str]:
             return "attached"
         raise OSError(ctypes.get_errno(), "ptrace")
 
-    found = {}
+    results = {}
     for pid in map(int, pids):
         at = Path(f"/proc/{pid}")
         attempts: dict[str, Callable[[], object]] = {
@@ -197,12 +198,12 @@ def process(_token: str | None, _tls: str, *pids: str) -> dict[str, str]:
             "root": lambda at=at: list((at / "root").iterdir()),  # type: ignore[misc]
             "cwd": lambda at=at: list((at / "cwd").iterdir()),  # type: ignore[misc]
         }
-        found |= {f"{pid} {name}": outcome(attempt) for name, attempt in attempts.items()}
-    return found
+        results |= {f"{pid} {name}": outcome(attempt) for name, attempt in attempts.items()}
+    return results
 
 
 def file(_token: str | None, _tls: str, *names: str) -> dict[str, str]:
-    """What this account can do to files, directories and sockets."""
+    """Returns the result of each attempt on a file, directory or socket, as `process` does."""
 
     def read(path: Path) -> object:
         return list(path.iterdir()) if path.is_dir() else path.read_bytes()[:20]
@@ -217,13 +218,13 @@ def file(_token: str | None, _tls: str, *names: str) -> dict[str, str]:
         else:
             path.open("ab").close()
 
-    found = {}
+    results = {}
     for name in names:
         path = Path(name)
-        found[f"{name} read"] = outcome(lambda path=path: read(path))  # type: ignore[misc]
-        found[f"{name} write"] = outcome(lambda path=path: write(path))  # type: ignore[misc]
-        found[f"{name} connect"] = outcome(lambda path=path: connect(path))  # type: ignore[misc]
-    return found
+        results[f"{name} read"] = outcome(lambda path=path: read(path))  # type: ignore[misc]
+        results[f"{name} write"] = outcome(lambda path=path: write(path))  # type: ignore[misc]
+        results[f"{name} connect"] = outcome(lambda path=path: connect(path))  # type: ignore[misc]
+    return results
 
 
 if __name__ == "__main__":

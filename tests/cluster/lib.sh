@@ -1,9 +1,9 @@
 # shellcheck shell=bash disable=SC2034 # names used by the scripts that source this
-# What the cluster's scripts share: its names, its addresses, and how a place (controller, login,
-# node1 …) is started, found and ended. Sourced, never run.
+# Shared by the cluster's scripts: names, addresses, and functions that start, find and stop a place
+# (controller, login, node1 …). Sourced, never run.
 
 HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-# Everything that the cluster writes on the host is in this one directory.
+# The cluster writes only to this directory on the host.
 STATE=${SIFTUNE_CLUSTER_DIR:-$(cd -- "$HERE/../.." && pwd)/.cluster}
 TREE=$STATE/tree
 RUN=$STATE/run
@@ -17,7 +17,7 @@ CPUS_PER_NODE=40
 GPUS_PER_NODE=2
 
 BRIDGE=siftune0
-# 198.18.0.0/15 is set aside for benchmarks (RFC 2544): no site's own network is there.
+# 198.18.0.0/15 is reserved for benchmarks (RFC 2544), so no site's network uses it.
 SUBNET=${SIFTUNE_CLUSTER_SUBNET:-198.18.7}
 
 log() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
@@ -27,7 +27,7 @@ die() {
     exit 1
 }
 
-# wait_until SECONDS COMMAND…: polls; false once the deadline has passed.
+# wait_until SECONDS COMMAND…: polls until the command succeeds; fails at the deadline.
 wait_until() {
     local deadline=$((SECONDS + $1))
     shift
@@ -39,10 +39,10 @@ wait_until() {
 
 require_root() {
     ((EUID == 0)) || die "needs root (network namespaces, a bridge, device nodes), got uid $EUID;" \
-        "run it with sudo, or in a virtual machine or a privileged container of your own"
+        "run it with sudo, or in a virtual machine or a privileged container"
 }
 
-# require_program PROGRAM PACKAGE: installs the package where the program is missing.
+# require_program PROGRAM PACKAGE: installs the package if the program is missing.
 require_program() {
     ! command -v "$1" >/dev/null || return 0
     log "$1 is missing: installing $2"
@@ -51,13 +51,13 @@ require_program() {
         die "apt-get could not install $2; install it by hand"
 }
 
-# One start or end at a time. Daemons are started with 9>&-, or they would hold the lock for ever.
+# Allows one start or stop at a time. Daemons are started with 9>&-, or they would hold the lock.
 take_lock() {
     mkdir -p "$STATE"
-    # The directory ignores itself: no checkout needs a line for it.
+    # The directory ignores itself, so that no .gitignore elsewhere must name it.
     [[ -e $STATE/.gitignore ]] || printf '*\n' >"$STATE/.gitignore"
     exec 9>"$STATE/lock"
-    flock --wait 300 9 || die "another start or end of this cluster has held $STATE/lock for 300 s"
+    flock --wait 300 9 || die "another start or stop of this cluster has held $STATE/lock for 300 s; wait for it to end"
 }
 
 is_place() {
@@ -72,18 +72,18 @@ require_place() {
     is_place "$1" || die "a place is one of ${PLACES[*]}, got ${1:-nothing}"
 }
 
-# start_time PID: in clock ticks since boot. With it a reused process id is not taken for ours.
+# start_time PID: prints the start in clock ticks since boot. It distinguishes reused process ids.
 start_time() {
     local line
     local -a fields
     { line=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
-    # The command's name, in brackets, may contain blanks: count from behind it.
+    # The command's name, in brackets, may contain blanks, so fields are counted after it.
     read -ra fields <<<"${line##*) }"
     [[ ${fields[0]} != [ZX] ]] || return 1
     printf '%s\n' "${fields[19]}"
 }
 
-# pid_of PLACE: the host's id of that place's PID 1; false if it is not running.
+# pid_of PLACE: prints the process id on the host of the place's PID 1; fails if it is not running.
 pid_of() {
     local pid started now
     [[ -e $RUN/$1/pid ]] || return 1
@@ -97,7 +97,7 @@ is_alive() { pid_of "$1" >/dev/null; }
 
 is_gone() { ! is_alive "$1"; }
 
-# Past the point where a command run inside finds the tree, the network and munge.
+# Succeeds once commands inside the place have the tree, the network and munge.
 is_booted() { enter "$1" test -S /run/munge/munge.socket.2 -a -e /run/boot.sh 2>/dev/null; }
 
 any_alive() {
@@ -108,7 +108,7 @@ any_alive() {
     return 1
 }
 
-# The last byte of a place's address. The login node's is the bridge's own, on the host.
+# Prints the last byte of a place's address. The login node has the bridge's address, on the host.
 host_number() {
     case $1 in
     node*) printf '%s\n' "${1#node}" ;;
@@ -117,11 +117,11 @@ host_number() {
     esac
 }
 
-link_of() { printf 'st-%s\n' "$1"; } # an interface's name has at most 15 characters
+link_of() { printf 'st-%s\n' "$1"; } # an interface name has at most 15 characters
 
 has_link() { [[ -e /sys/class/net/$1 ]]; }
 
-# enter PLACE COMMAND…: as root inside that place.
+# enter PLACE COMMAND…: runs the command as root inside the place.
 enter() {
     local pid
     pid=$(pid_of "$1") || {
@@ -131,28 +131,28 @@ enter() {
     nsenter --target "$pid" --mount --uts --ipc --net --pid -- "${@:2}"
 }
 
-# Slurm's daemons run in the foreground: what they say is in there too.
+# Shows the end of a place's log, which includes the output of Slurm's daemons.
 tail_of() {
     log "the end of $LOG/$1/boot.log:"
     tail -n 20 "$LOG/$1/boot.log" >&2 || true
 }
 
-# Only if it is this checkout's: its alias says so.
+# Removes the bridge if its alias shows that it belongs to this checkout.
 remove_bridge() {
     if has_link "$BRIDGE" && [[ $(<"/sys/class/net/$BRIDGE/ifalias") == "$STATE" ]]; then
         ip link delete "$BRIDGE"
     fi
 }
 
-# Joins a started place to the bridge. A cable per start: it goes when the namespace goes.
+# Connects a started place to the bridge. The virtual cable disappears with the place's namespace.
 plug() {
     local place=$1 pid=$2
     local link mac number
     link=$(link_of "$place")
     number=$(host_number "$place")
-    # The address of the card outlives the node, or the others' ARP tables would be wrong after a restart.
+    # A restarted node keeps its MAC address, so that the other nodes' ARP tables remain valid.
     printf -v mac '02:00:5f:00:00:%02x' "$number"
-    if has_link "$link"; then # of the one that died; the kernel removes it in its own time
+    if has_link "$link"; then # left by a node that died; the kernel removes it later
         ip link delete "$link" 2>/dev/null || true
     fi
     ip link add "$link" type veth peer name eth0 address "$mac" netns "$pid"
@@ -164,7 +164,7 @@ plug() {
 
 is_settled() { is_booted "$1" || is_gone "$1"; }
 
-# Not after 20 s, or dead before.
+# Fails if the place has not booted after 20 s, or dies before.
 require_booted() {
     wait_until 20 is_settled "$1" && is_booted "$1" && return
     tail_of "$1"
@@ -175,9 +175,9 @@ start_place() {
     local place=$1
     local pid
     local -a namespaces=(--mount --uts --ipc --pid)
-    # The login node keeps the host's network: images are built there, from package registries.
+    # The login node uses the host's network, because images are built there from package registries.
     [[ $place == login ]] || namespaces+=(--net)
-    kill_place "$place" # a start that was interrupted may have left something
+    kill_place "$place" # an interrupted start may have left something behind
     rm -rf "${LOG:?}/$place"
     mkdir -p "$RUN/$place" "$LOG/$place"
     setsid unshare "${namespaces[@]}" --fork -- bash "$HERE/init.sh" "$place" \
@@ -189,13 +189,13 @@ start_place() {
     require_booted "$place"
 }
 
-# Power off: no daemon gets a chance to say goodbye. The namespaces and their mounts go with PID 1.
+# Powers a place off, without an orderly shutdown. The namespaces and their mounts end with PID 1.
 kill_place() {
     local place=$1
     local pid
     if pid=$(pid_of "$place"); then
         kill -KILL "$pid" 2>/dev/null || true
-        wait_until 20 is_gone "$place" || die "$place, process $pid, is still there 20 s after SIGKILL"
+        wait_until 20 is_gone "$place" || die "$place (process $pid) is still running 20 s after SIGKILL"
     fi
     if has_link "$(link_of "$place")"; then
         ip link delete "$(link_of "$place")" 2>/dev/null || true

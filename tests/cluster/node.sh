@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Breaks a place of the cluster and mends it.
+# Breaks or repairs a place of the cluster.
 #   node.sh kill PLACE    power off: PID 1 and all its namespaces die at once
 #   node.sh start PLACE   power on, with empty node-local directories
-#   node.sh cut PLACE     pull the network cable; what runs there runs on
-#   node.sh heal PLACE    put it back
+#   node.sh cut PLACE     unplug the network cable; processes there keep running
+#   node.sh heal PLACE    plug it in again
 set -euo pipefail
 # shellcheck source=tests/cluster/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 set_cable() {
-    [[ $1 != login ]] || die "login is on the host's network: its cable is not ours to pull"
+    [[ $1 != login ]] || die "login uses the host's network and cannot be cut; choose another place"
     is_alive "$1" || die "$1 is not running; start it: tests/cluster/node.sh start $1"
     ip link set "$(link_of "$1")" "$2"
 }
@@ -22,7 +22,7 @@ main() {
     *) die "usage: node.sh kill|start|cut|heal PLACE" ;;
     esac
     require_place "$place"
-    has_link "$BRIDGE" || die "the cluster is not up; first: make cluster"
+    has_link "$BRIDGE" || die "the cluster is not running; first: make cluster"
     take_lock
     case $verb in
     kill) kill_place "$place" ;;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# on.sh PLACE ACCOUNT COMMAND…: runs a command there, as `ssh ACCOUNT@PLACE` would: in a login
-# shell's environment, in the account's home. Words are passed as they are; the exit status is the
-# command's. If this process is killed, the command is killed.
+# on.sh PLACE ACCOUNT COMMAND…: runs a command in a place as `ssh ACCOUNT@PLACE` would: with a login
+# shell's environment, in the account's home. Arguments are passed unchanged, and the exit status is
+# the command's. If this process is killed, the command is killed.
 set -euo pipefail
 # shellcheck source=tests/cluster/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -13,10 +13,10 @@ main() {
     require_root
     require_place "$place"
     [[ " root ${ACCOUNTS[*]} " == *" $account "* ]] ||
-        die "an account is one of ${ACCOUNTS[*]} root, got $account"
+        die "ACCOUNT must be one of ${ACCOUNTS[*]} root, got $account"
     shift 2
-    pid=$(pid_of "$place") || die "$place is not running; first: make cluster (or node.sh start $place)"
-    # shellcheck disable=SC2016 # $@ is the inner shell's
+    pid=$(pid_of "$place") || die "$place is not running; start it: make cluster (or tests/cluster/node.sh start $place)"
+    # shellcheck disable=SC2016 # the inner shell expands $@
     exec nsenter --target "$pid" --mount --uts --ipc --net --pid -- \
         setpriv --reuid "$account" --regid "$account" --init-groups --reset-env --pdeathsig KILL \
         bash -lc 'cd && exec "$@"' bash "$@"

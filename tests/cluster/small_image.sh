@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# small_image.sh INTO.sif: an image of a shell and a few programs, in a second, from the machine's
-# own files. For tests that are about Apptainer and Slurm, not about what is in an image.
+# small_image.sh INTO.sif: builds an image with a shell and a few programs from this machine's files,
+# in a second. For tests of Apptainer and Slurm that do not depend on the content of the image.
 set -euo pipefail
 
 copy_programs() {

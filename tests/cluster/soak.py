@@ -1,8 +1,8 @@
-"""A long study on the virtual cluster, and a fault every few seconds; then its journal is checked.
+"""Runs a long study on the virtual cluster with a fault every few seconds, and checks its journal.
 
     make soak ARGS="--minutes 60 --seed 1"
 
-The faults come in an order that follows from the seed, all of them once before any comes again.
+The seed determines the order of the faults. Each fault occurs once before any occurs again.
 """
 
 import argparse
@@ -26,12 +26,12 @@ STUDY = (
     f"--set epochs={EPOCHS} --set nap=1.0"
 )
 BETWEEN_S = (2.0, 8.0)  # from the study's recovery to the next fault
-RECOVERY_S = 400.0  # a head node that is back at once is missed by Slurm for two minutes
+RECOVERY_S = 400.0  # Slurm may take two minutes to notice that a head node has restarted
 
 
 @dataclass
 class Figures:
-    """What a soak found."""
+    """The results of a soak test."""
 
     faults: Counter[str] = field(default_factory=Counter)
     recovery_s: dict[str, list[float]] = field(default_factory=dict)
@@ -70,8 +70,8 @@ class Soak:
         self.checkout = checkout
         self.job = self.submit(NAME="soak", ARGS=STUDY, TIME=20, RESTARTS=1000)
         self.study = self.job.study("soak")
-        self.run_ended = 0.0  # when the job's last run was seen to have ended
-        self.repairs: list[tuple[float, Callable[[], None]]] = []  # at a time, what heals
+        self.run_ended = 0.0  # when the end of the job's last run was noticed
+        self.repairs: list[tuple[float, Callable[[], None]]] = []  # when to repair, and how
 
     def submit(self, **variables: Any) -> Job:
         return submit_in(self.directory, self.cluster, self.checkout, GPUS=self.gpus, **variables)
@@ -110,7 +110,7 @@ class Soak:
         self._await_end_of_run()
 
     def line_torn(self) -> None:
-        """The driver is killed in the middle of a line."""
+        """Kills the driver while it writes a line."""
         self.driver_killed()
         self._await_end_of_run()
         with (self.study / "trials.jsonl").open("a") as file:
@@ -158,7 +158,7 @@ class Soak:
         self.run_ended = time.time()
 
     def _await_epoch(self, *, after: float) -> None:
-        """Helps the cluster on until an epoch is reported after that time."""
+        """Repairs the cluster until an epoch is reported after that time."""
 
         def reported() -> bool:
             self._help()
@@ -168,8 +168,10 @@ class Soak:
         poll(reported, RECOVERY_S, "an epoch after a fault", lambda: self.job.log()[-3000:])
 
     def _help(self) -> None:
-        """What time and people do on a real cluster: power is back, nodes are taken in again, and
-        a requeued job need not wait for its two minutes."""
+        """Does what happens on a real cluster over time: power returns, and nodes are resumed.
+
+        Also releases a requeued job from its wait of two minutes.
+        """
         for repair in [r for r in self.repairs if r[0] < time.monotonic()]:
             self.repairs.remove(repair)
             repair[1]()
@@ -183,7 +185,7 @@ class Soak:
             )
 
     def _finish(self) -> None:
-        """Nothing new is begun any more; what was begun must end."""
+        """Lets the trials that have started end, without starting new ones."""
         while self.repairs:
             self._help()
             time.sleep(0.5)
@@ -197,37 +199,37 @@ class Soak:
         assert self.job.status() == 0, log
 
     def _count(self, figures: Figures) -> None:
-        found = events(self.study)
-        starts = Counter(event["trial"] for event in found if event["event"] == "start")
-        ends = Counter(event["trial"] for event in found if event["event"] == "end")
+        journal = events(self.study)
+        starts = Counter(event["trial"] for event in journal if event["event"] == "start")
+        ends = Counter(event["trial"] for event in journal if event["event"] == "end")
         figures.trials = len(starts)
         figures.lost = len(starts.keys() - ends.keys()) + int(max(starts)) - len(starts)
         figures.doubled = sum(n > 1 for n in [*starts.values(), *ends.values()])
-        figures.failed = sum(event.get("state") == "failed" for event in found)
+        figures.failed = sum(event.get("state") == "failed" for event in journal)
         figures.job_runs = self.figures_log.count(" nodes, ") + 1
         for trial in starts:
-            epochs = [e for e in found if e["event"] == "epoch" and e["trial"] == trial]
+            epochs = [e for e in journal if e["event"] == "epoch" and e["trial"] == trial]
             numbers = [event["epoch"] for event in epochs]
             figures.epochs += len(numbers)
             figures.epochs_again += len(numbers) - len(set(numbers))
             assert sorted(set(numbers)) == list(range(1, len(set(numbers)) + 1)), (trial, numbers)
-            state = next(e["state"] for e in found if e["event"] == "end" and e["trial"] == trial)
+            state = next(e["state"] for e in journal if e["event"] == "end" and e["trial"] == trial)
             assert state != "completed" or max(numbers) == EPOCHS, (trial, numbers)
 
     # ── Places ──────────────────────────────────────────────────────────────────────────────────
 
     def _place(self, *, head: bool | None = None) -> str:
-        """A node of the job's that runs: its first one, or any other."""
+        """Returns a node of the running job: the first one if `head`, another if not, or any."""
         words = ("squeue", "--noheader", f"--jobs={self.job.number}", "--format=%B %N")
-        found: list[str] = []
+        fields: list[str] = []
 
         def runs() -> bool:
             self._help()
-            found[:] = self.cluster.check("hpc1", *words).split()
-            return len(found) == 2
+            fields[:] = self.cluster.check("hpc1", *words).split()
+            return len(fields) == 2
 
-        poll(runs, 90, "a job that runs", self.job.log)
-        first, nodes = found
+        poll(runs, 90, "the job to run", self.job.log)
+        first, nodes = fields
         names = self.cluster.check("hpc1", "scontrol", "show", "hostnames", nodes).split()
         others = [name for name in names if name != first]
         if head or not others:

@@ -1,4 +1,4 @@
-"""The virtual cluster is what later tests take it for: a Slurm of four nodes, and Apptainer."""
+"""The virtual cluster has what later tests rely on: Slurm with four nodes, and Apptainer."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.conftest import HERE, STATE, Cluster, poll, script
 
-# A job that ends well only if the other account's job runs at the same time.
+# A job that succeeds only if the other account's job runs at the same time.
 MEETING = """#!/bin/bash
 set -euo pipefail
 touch "$1/$USER"
@@ -64,8 +64,8 @@ def test_two_accounts_share_one_node_with_a_gpu_each(cluster: Cluster, work: str
         output = f"--output={work}/{account}.out"
         words = ("sbatch", *options, output, f"{work}/meeting.sh", work, other)
         jobs.append(cluster.start(account, *words))
-    said = [job.communicate(timeout=120)[0] for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], said
+    outputs = [job.communicate(timeout=120)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], outputs
     first, second = (cluster.check(who, "cat", f"{work}/{who}.out") for who in ("hpc1", "hpc2"))
     assert first.split()[:2] == ["hpc1", "node1"]
     assert second.split()[:2] == ["hpc2", "node1"]
@@ -89,7 +89,7 @@ def test_the_job_s_node_local_directory_is_wiped_at_its_end(cluster: Cluster) ->
     poll(
         lambda: cluster.run("root", "test", "-e", directory, place="node3").returncode == 1,
         deadline_s=30,
-        what=f"{directory} removed",
+        what=f"the removal of {directory}",
     )
 
 
@@ -108,10 +108,10 @@ def test_a_killed_command_is_killed_in_the_cluster(cluster: Cluster) -> None:
         return cluster.run("hpc1", "pgrep", "-f", "sleep 4242[4]").returncode == 0
 
     command = cluster.start("hpc1", "sleep", "42424")
-    poll(running, 20, "the command's start")
+    poll(running, 20, "the command to start")
     command.kill()
     command.communicate()
-    poll(lambda: not running(), 20, "the command's end")
+    poll(lambda: not running(), 20, "the command to end")
 
 
 def test_apptainer_runs_an_ordinary_account_s_image_on_two_nodes(
@@ -120,14 +120,14 @@ def test_apptainer_runs_an_ordinary_account_s_image_on_two_nodes(
     show = "echo $(hostname) $(id -u) $(cat /built) $CUDA_VISIBLE_DEVICES"
     words = ("apptainer", "exec", "--nv", small_image, "sh", "-c", show)
     done = cluster.run("hpc1", "srun", "--nodes=2", "--gpus-per-node=2", *words)
-    # --nv finds no driver behind these GPUs, and goes on.
+    # --nv finds no driver for these GPUs and continues.
     assert done.returncode == 0, done.stderr
     uid = cluster.check("hpc1", "id", "-u").strip()
     assert _lines(done.stdout) == [f"node{n} {uid} built 0,1" for n in (1, 2)]
 
 
 def test_a_cut_node_is_out_of_reach_until_it_is_healed(cluster: Cluster) -> None:
-    def reached() -> bool:  # slurmd's port
+    def reached() -> bool:  # tries slurmd's port
         knock = "exec 3<>/dev/tcp/node2/6818"
         return (
             cluster.run("root", "timeout", "2", "bash", "-c", knock, place="node1").returncode == 0
@@ -139,16 +139,16 @@ def test_a_cut_node_is_out_of_reach_until_it_is_healed(cluster: Cluster) -> None
         assert not reached()
     finally:
         cluster.node("heal", "node2")
-    poll(reached, 20, "node2 in reach")
+    poll(reached, 20, "node2 to be reachable")
 
 
 def test_a_killed_node_is_down_until_it_is_started(cluster: Cluster) -> None:
     cluster.node("kill", "node4")
     try:
-        poll(lambda: cluster.states()["node4"].startswith("down"), 120, "node4 down")
+        poll(lambda: cluster.states()["node4"].startswith("down"), 120, "node4 to be down")
     finally:
         cluster.node("start", "node4")
-    poll(lambda: cluster.states()["node4"] == "idle", 120, "node4 idle")
+    poll(lambda: cluster.states()["node4"] == "idle", 120, "node4 to be idle")
     assert cluster.check("hpc1", "srun", "--nodelist=node4", "hostname") == "node4\n"
 
 
@@ -157,8 +157,8 @@ def test_the_controller_forgets_no_job_when_it_is_restarted(cluster: Cluster) ->
     job = cluster.check("hpc1", *words).strip()
     submitted = time.time()
     saved = STATE / "run" / "controller.spool" / "slurmctld" / "job_state"
-    # Slurm writes it every few seconds; what came after the last time is lost with the power.
-    poll(lambda: saved.exists() and saved.stat().st_mtime > submitted, 60, "the jobs saved")
+    # Slurm saves its jobs every few seconds. Later changes are lost when the power fails.
+    poll(lambda: saved.exists() and saved.stat().st_mtime > submitted, 60, "the jobs to be saved")
     cluster.node("kill", "controller")
     cluster.node("start", "controller")
     poll(lambda: cluster.run("hpc1", "squeue").returncode == 0, 60, "an answer from the controller")
@@ -169,21 +169,21 @@ def test_the_controller_forgets_no_job_when_it_is_restarted(cluster: Cluster) ->
 
 def test_down_leaves_nothing_behind(cluster: Cluster) -> None:
     if not cluster.ours:
-        pytest.skip("the cluster was up before these tests: it is left up")
+        pytest.skip("the cluster was running before these tests, so it is not stopped")
     assert script("down.sh").returncode == 0
     links = [link.name for link in Path("/sys/class/net").iterdir()]
     assert not [name for name in links if name.startswith(("siftune", "st-"))]
     for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
         try:
             assert str(STATE) not in mounts.read_text()
-        except OSError:  # that process has just ended
+        except OSError:  # the process has just ended
             continue
     assert not (STATE / "run").exists()
     assert script("up.sh").returncode == 0
 
 
 def test_without_root_it_says_what_it_needs(cluster: Cluster) -> None:
-    with tempfile.TemporaryDirectory() as directory:  # one that everybody may read
+    with tempfile.TemporaryDirectory() as directory:  # readable by all accounts
         copy = Path(directory) / "a" / "b"
         shutil.copytree(HERE, copy, ignore=shutil.ignore_patterns("__pycache__"))
         Path(directory).chmod(0o755)

@@ -1,6 +1,7 @@
-"""Nobody gets in: while a study of hpc1's runs, hpc2 tries every door, on the same node and with
-the same image. Each attempt is made with hpc1's keys too, and succeeds: none fails for another
-reason.
+"""Another account cannot access a study: hpc2 tries every way while a study of hpc1 runs.
+
+hpc2 uses the same node and the same image. Each attempt is repeated with hpc1's keys and must then
+succeed, which shows that none fails for another reason.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 from tests.cluster.conftest import Cluster, poll
 from tests.cluster.jobs import Job, events
 
-# Trains until hpc2 has tried everything. Says, too, whether anybody's home is in the container.
+# Trains until hpc2 has tried everything. Also reports whether a home directory is in the container.
 TRAIN = """
 import time
 from pathlib import Path
@@ -29,11 +30,11 @@ def train(config):
         time.sleep(0.3)
 """
 
-# A call of it with neither a token nor a node's id ends Ray 2.60's head, were it not for TLS.
+# Without TLS, a call of this method with neither a token nor a node id would end Ray 2.60's head.
 FATAL = "/ray.rpc.syncer.RaySyncer/StartSync"
-# What Ray answers without a token, were it not for TLS. Nothing of it runs anything.
+# Services that Ray would answer without a token if there were no TLS. None of them runs code.
 TALKATIVE = ("/grpc.channelz.v1.", "/grpc.health.v1.", "/grpc.reflection.v1alpha.")
-# gRPC's, and knock.py's own.
+# Status codes of gRPC; CLOSED is defined by knock.py.
 OK, UNIMPLEMENTED, UNAUTHENTICATED, CLOSED = 0, 12, 16, -2
 # A harmless method of each kind of server.
 METHODS = (
@@ -50,13 +51,13 @@ OWN = "/work/hpc2-doors"
 
 
 class Node:
-    """The node that the study of a job runs on, and what the two accounts can do there."""
+    """The node that a job's study runs on, with the means of the two accounts to access it."""
 
     def __init__(self, cluster: Cluster, job: Job) -> None:
         self.cluster, self.job = cluster, job
-        found = re.search(r" (node\d): 1 nodes", job.log())
-        assert found, job.log()
-        self.name = found[1]
+        match = re.search(r" (node\d): 1 nodes", job.log())
+        assert match, job.log()
+        self.name = match[1]
         self.private = f"{job.directory}/.siftune/{job.number}"
         self.address = self.as_root("cat", f"{self.private}/address").strip()
         self.host = self.address.partition(":")[0]
@@ -66,7 +67,7 @@ class Node:
             **{"RAY_USE_TLS": "1", "RAY_TLS_CA_CERT": f"{self.private}/tls/job.crt"},
             **{"RAY_TLS_SERVER_CERT": f"{own}.crt", "RAY_TLS_SERVER_KEY": f"{own}.key"},
         }
-        # What hpc2 can make for itself: a token, a certificate with names as in hpc1's.
+        # hpc2 can create its own token, and a certificate with the same names as hpc1's.
         key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=driver"
         names = f"-addext subjectAltName=IP:{self.host},IP:127.0.0.1"
         make = f"rm -rf {OWN}; mkdir {OWN}; cd {OWN}; printf %064d 1 > token; "
@@ -82,7 +83,7 @@ class Node:
         return self.cluster.check("root", *words, place=self.name)
 
     def command(self, environment: dict[str, str], *words: str) -> list[str]:
-        """A command in the image."""
+        """Returns the command line that runs a command in the image."""
         given = ",".join(f"{name}={value}" for name, value in environment.items())
         command = ["apptainer", "--silent", "exec", "--no-home", "--bind", "/work,/tmp"]
         command += ["--pwd", "/tmp", "--env", given, f"{self.job.directory}/tune.sif"]
@@ -93,13 +94,13 @@ class Node:
         return json.loads(self.cluster.check(account, *command, place=self.name))
 
     def together(self, attempts: dict[str, list[str]]) -> dict[str, tuple[int, str]]:
-        """Commands at once, by name and account (NAME@ACCOUNT): exit status and output of each."""
+        """Runs commands at once, by NAME@ACCOUNT; returns each one's exit status and output."""
         started = {
             name: self.cluster.start(name.partition("@")[2], *command, place=self.name)
             for name, command in attempts.items()
         }
-        said = {name: process.communicate(timeout=120)[0] for name, process in started.items()}
-        return {name: (started[name].returncode, said[name]) for name in started}
+        outputs = {name: process.communicate(timeout=120)[0] for name, process in started.items()}
+        return {name: (started[name].returncode, outputs[name]) for name in started}
 
 
 def test_a_second_account_on_the_same_node_finds_every_door_closed(
@@ -109,7 +110,7 @@ def test_a_second_account_on_the_same_node_finds_every_door_closed(
     flags = "--trainable mine.py:train --trials 2 --scheduler none --searcher random"
     job = submit(prepare=write, GPUS=1, PARTITION="shared", NAME="s", ARGS=flags)
     poll(lambda: "epoch 1 " in job.log(), 120, f"a first epoch: {job.log()}")
-    # The directory above is open to all, as on a shared file system.
+    # All accounts may enter the parent directory, as is usual on a shared file system.
     cluster.check("hpc1", "chmod", "755", job.directory)
     node = Node(cluster, job)
     pids = node.as_root("pgrep", "-u", "hpc1").split()
@@ -120,19 +121,19 @@ def test_a_second_account_on_the_same_node_finds_every_door_closed(
     _ray(node)
 
     cluster.check("hpc1", "touch", f"{job.directory}/tried")
-    said = job.wait(deadline_s=60)
-    assert job.status() == 0, said
-    assert said.count(" start ") == 2
-    found = events(job.study("s"))
-    assert [e["state"] for e in found if e["event"] == "end"] == ["completed", "completed"]
-    assert [e for e in found if e["event"] == "restart"] == []
-    assert {e["metrics"]["homes"] for e in found if e["event"] == "epoch"} == {0}
+    log = job.wait(deadline_s=60)
+    assert job.status() == 0, log
+    assert log.count(" start ") == 2
+    journal = events(job.study("s"))
+    assert [e["state"] for e in journal if e["event"] == "end"] == ["completed", "completed"]
+    assert [e for e in journal if e["event"] == "restart"] == []
+    assert {e["metrics"]["homes"] for e in journal if e["event"] == "epoch"} == {0}
     job.await_nothing_left()
     cluster.run("root", "rm", "-rf", OWN)
 
 
 def _ports(node: Node) -> None:
-    """Whatever listens is known, and asks for the job's certificate, then for its token."""
+    """Each listening port is known, and requires the job's certificate and then its token."""
     servers: dict[str, str] = {}
     for line in node.as_root("ss", "-Hltunp").splitlines():
         user = re.search(r'"([^"]+)",pid=(\d+)', line)
@@ -144,25 +145,25 @@ def _ports(node: Node) -> None:
     http = [port for port, name in servers.items() if name.startswith(AGENT)]
     grpc = [port for port, name in servers.items() if name.startswith(RAY) and port not in http]
     assert len(http) == 1
-    assert len(grpc) >= 5  # head, raylet, its objects, the driver, a worker
+    assert len(grpc) >= 5  # head, raylet, object manager, driver, worker
     abstract = node.as_root("ss", "-Hlxp")
     assert not [line for line in abstract.splitlines() if " @" in line and "hpc1" in line]
 
     tried = (*METHODS, FATAL, "/grpc.health.v1.Health/Check")
     tls = f"plain,-,{OWN}/own"
     for token in ("-", f"{OWN}/token"):
-        found = node.knock("hpc2", "grpc", token, tls, node.host, *grpc, *tried)
-        for port, statuses in found.items():
+        results = node.knock("hpc2", "grpc", token, tls, node.host, *grpc, *tried)
+        for port, statuses in results.items():
             assert len(statuses) == 3 * len(tried)
             assert set(statuses.values()) == {CLOSED}, (port, servers[port], statuses)
-    # Behind TLS every method of Ray's asks for the token as well.
+    # With a valid certificate, every method of Ray still requires the token.
     mine, token = f"{node.private}/tls/driver", f"{node.private}/token"
-    found = node.knock("hpc1", "grpc", "-", mine, node.host, *grpc, f"-{FATAL}")
-    for port, statuses in found.items():
+    results = node.knock("hpc1", "grpc", "-", mine, node.host, *grpc, f"-{FATAL}")
+    for port, statuses in results.items():
         asked = {name: s for name, s in statuses.items() if not name.startswith(TALKATIVE)}
         assert set(asked.values()) == {UNIMPLEMENTED, UNAUTHENTICATED}, (servers[port], asked)
-    found = node.knock("hpc1", "grpc", token, mine, node.host, *grpc, *METHODS)
-    for port, statuses in found.items():
+    results = node.knock("hpc1", "grpc", token, mine, node.host, *grpc, *METHODS)
+    for port, statuses in results.items():
         assert sorted(statuses.values()) == [OK, *[UNIMPLEMENTED] * 3], (servers[port], statuses)
 
     call = f"{http[0]}/get_runtime_envs_info"
@@ -175,7 +176,7 @@ def _ports(node: Node) -> None:
 
 
 def _files(node: Node) -> None:
-    """Nothing of the job's, the study's or Ray's can be read, written or connected to."""
+    """hpc2 cannot read, write or connect to any file of the job, the study or Ray."""
     temporary = f"/tmp/sift-{node.job.number}"
     sockets = node.as_root("find", temporary, "-type", "s").split()
     assert len(sockets) == 3, sockets  # raylet, plasma, the fork server
@@ -183,8 +184,8 @@ def _files(node: Node) -> None:
     study = f"{node.job.directory}/results/s"
     names = [*sockets, *private, node.private, temporary, f"{temporary}/r", study]
     names += [f"{study}/trials.jsonl", f"{node.job.directory}/slurm-{node.job.number}.out"]
-    found = node.knock("hpc2", "file", "-", "-", *names)
-    assert {name: said for name, said in found.items() if said != "PermissionError"} == {}
+    results = node.knock("hpc2", "file", "-", "-", *names)
+    assert {name: result for name, result in results.items() if result != "PermissionError"} == {}
     for name in names:
         opened = node.knock("hpc1", "file", "-", "-", name)
         assert "OPEN" in " ".join(opened.values()), opened
@@ -197,12 +198,12 @@ def _files(node: Node) -> None:
 
 
 def _processes(node: Node, pids: list[str]) -> None:
-    """No process can be signalled, traced or looked into, and none shows the token."""
-    found = node.knock("hpc2", "process", "-", "-", *pids)
-    # The others have ended meanwhile: nobody has waited yet for the last, which has no memory.
+    """hpc2 cannot signal, trace or inspect any process, and no process shows the token."""
+    results = node.knock("hpc2", "process", "-", "-", *pids)
+    # Other results than PermissionError are of processes that have ended; a zombie has no memory.
     closed = {"PermissionError", "ProcessLookupError", "FileNotFoundError", "OPEN ''"}
-    assert {name: said for name, said in found.items() if said not in closed} == {}
-    assert "PermissionError" in found.values()
+    assert {name: result for name, result in results.items() if result not in closed} == {}
+    assert "PermissionError" in results.values()
     mine = node.as_root("pgrep", "-u", "hpc1", "-f", "entrypoints/tune.py").split()[-1]
     opened = node.knock("hpc1", "process", "-", "-", mine)
     assert opened[f"{mine} signal"].startswith("OPEN")
@@ -213,12 +214,12 @@ def _processes(node: Node, pids: list[str]) -> None:
     look += f"; find /tmp/sift-{node.job.number} -type f -exec cat {{}} + >> {OWN}/ps"
     node.as_root("bash", "-c", f"{look}; true")
     seen = (node.cluster.shared / Path(OWN).name / "ps").read_text(errors="replace")
-    assert node.private in seen  # it was looked at the right place
+    assert node.private in seen  # shows that `seen` contains hpc1's processes
     assert token not in seen
 
 
 def _ray(node: Node) -> None:
-    """Ray's own commands neither connect nor join, and their `stop` stops nothing of hpc1's."""
+    """hpc2's Ray commands can neither connect nor join, and `ray stop` stops nothing of hpc1."""
     quick = {"RAY_NUM_REDIS_GET_RETRIES": "2", "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
     disabled = {"RAY_AUTH_MODE": "disabled"} | quick
     forged = node.forged | quick
@@ -238,9 +239,9 @@ def _ray(node: Node) -> None:
             "status@hpc1": node.command(node.keys, *status),
         }
     )
-    for name, (code, said) in tried.items():
-        assert (code == 0) == name.endswith("@hpc1"), (name, said)
-        assert "in {" not in said or name.endswith("@hpc1"), (name, said)
+    for name, (code, output) in tried.items():
+        assert (code == 0) == name.endswith("@hpc1"), (name, output)
+        assert "in {" not in output or name.endswith("@hpc1"), (name, output)
     assert node.as_root("pgrep", "-u", "hpc1", "gcs_server").strip()
     stop = node.command(disabled, "ray", "stop", "--force")
     node.cluster.run("hpc2", *stop, place=node.name)

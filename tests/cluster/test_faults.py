@@ -16,7 +16,7 @@ def nodes(study: Path) -> set[str]:
 
 
 def begin(submit: Callable[..., Job], *, trials: int, minutes: int, gpus: int = 2) -> Job:
-    """A job whose study is about to begin."""
+    """Submits a job with a study of napper.py, and returns the job."""
     flags = "--trainable napper.py:train --set nap=1.0 --scheduler none --searcher random"
     write = f"cat > napper.py <<'END'\n{NAPPER}\nEND"
     args = f"{flags} --trials {trials}"
@@ -28,11 +28,11 @@ def await_epoch(job: Job) -> None:
 
 
 def assert_nothing_was_trained_twice(study: Path, *, trials: int) -> None:
-    found = events(study)
+    journal = events(study)
     names = [f"{n:04d}" for n in range(1, trials + 1)]
     for kind in ("start", "end"):
-        assert Counter(e["trial"] for e in found if e["event"] == kind) == dict.fromkeys(names, 1)
-    epochs = Counter((e["trial"], e["epoch"]) for e in found if e["event"] == "epoch")
+        assert Counter(e["trial"] for e in journal if e["event"] == kind) == dict.fromkeys(names, 1)
+    epochs = Counter((e["trial"], e["epoch"]) for e in journal if e["event"] == "epoch")
     assert epochs == {(name, epoch): 1 for name in names for epoch in range(1, 10)}
 
 
@@ -41,17 +41,17 @@ def causes(study: Path) -> set[str]:
 
 
 def test_a_study_outlives_its_job(submit: Callable[..., Job], cluster: Cluster) -> None:
-    """The time limit is Slurm's own. Where requeueing is forbidden another job follows; that one
-    is requeued."""
+    """Slurm's time limit ends the job. The first job may not be requeued, so another one follows,
+    which is requeued."""
     job = begin(submit, trials=12, minutes=1)
     await_epoch(job)
     study = job.study("s")
     cluster.check("hpc1", "scontrol", "update", f"JobId={job.number}", "Requeue=0")
-    said = job.wait(90)
-    assert job.status() == 75, said
-    assert "the time limit is near" in said
-    following = re.search(r"Submitted batch job (\d+)", said)
-    assert following, said
+    log = job.wait(90)
+    assert job.status() == 75, log
+    assert "the time limit is near" in log
+    following = re.search(r"Submitted batch job (\d+)", log)
+    assert following, log
     job.number = following[1]
 
     def over() -> bool:
@@ -68,30 +68,30 @@ def test_a_study_outlives_its_job(submit: Callable[..., Job], cluster: Cluster) 
 
 
 def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cluster) -> None:
-    """It begins with one of its two nodes: on the other the job is killed before it joins."""
+    """The study starts on one of its two nodes; on the other the job is killed before it joins."""
     job = begin(submit, trials=24, minutes=10, gpus=4)
 
     def killed() -> bool:
         look = "pgrep -u hpc1 -f slurm/node.sh && while pkill -9 -u hpc1; do sleep 0.1; done"
         return cluster.run("root", "bash", "-c", look, place="node2").stdout != ""
 
-    poll(killed, 30, "a second node that starts", job.log)
+    poll(killed, 30, "a second node to start", job.log)
     missing = "node2 has not joined the job's Ray after 30 s: the study continues without it"
     poll(lambda: missing in job.log(), 150, missing, job.log)
     study = job.study("s")
     assert nodes(study) == {"node1"}
     grow = ("grow", f"JOB={job.number}", "GPUS=2", "SITE=virtual")
-    said = cluster.check("hpc1", "make", "-C", job.directory, *grow)
-    added = re.search(r"Submitted batch job (\d+)", said)
-    assert added, said
+    output = cluster.check("hpc1", "make", "-C", job.directory, *grow)
+    added = re.search(r"Submitted batch job (\d+)", output)
+    assert added, output
     log = Job(cluster, "hpc1", job.directory, added[1]).log
     poll(lambda: nodes(study) == {"node1", "node3"}, 90, "epochs on the added node", log)
     cluster.check("hpc1", "scancel", added[1])
-    said = job.wait(240)
-    assert job.status() == 0, said
+    output = job.wait(240)
+    assert job.status() == 0, output
     assert_nothing_was_trained_twice(study, trials=24)
     assert causes(study) == {"lost"}
-    # After kill -9 nobody is left to do this.
+    # After SIGKILL, no process of the job is left to remove it.
     cluster.check("root", "rm", "-rf", f"/tmp/sift-{job.number}", place="node2")
     job.await_nothing_left()
 
@@ -99,7 +99,7 @@ def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cl
 def test_a_node_whose_disk_is_full_is_left_out(
     submit: Callable[..., Job], cluster: Cluster
 ) -> None:
-    """Its trials save to the node's own disk first, and continue on the other node."""
+    """Its trials, which save to the node's own disk first, continue on the other node."""
     job = begin(submit, trials=16, minutes=10, gpus=4)
     await_epoch(job)
     study = job.study("s")
@@ -107,11 +107,11 @@ def test_a_node_whose_disk_is_full_is_left_out(
     fill = "head -c 2G /dev/zero > /tmp/full"
     cluster.run("root", "bash", "-c", fill, place="node2")
     try:
-        said = job.wait(240)
+        log = job.wait(240)
     finally:
         cluster.check("root", "rm", "/tmp/full", place="node2")
-    assert job.status() == 0, said
-    assert said.count("node2 is left out: cannot write to /tmp/") == 1
+    assert job.status() == 0, log
+    assert log.count("node2 is excluded from the study: cannot write to /tmp/") == 1
     assert_nothing_was_trained_twice(study, trials=16)
     assert causes(study) == {"node"}
     job.await_nothing_left()

@@ -1,4 +1,4 @@
-"""Packages of the user's own: from requirements.txt to a job, and what is in the way."""
+"""The user's packages, from requirements.txt to a job, and the mistakes that are refused."""
 
 import re
 from collections.abc import Callable
@@ -25,15 +25,15 @@ def test_a_list_beside_the_file_becomes_an_overlay(
     cluster: Cluster, submit: Callable[..., Job]
 ) -> None:
     job = submit(prepare=PREPARE, GPUS=4, NAME="s", ARGS=f"{FLAGS} --trials 4")
-    said = job.wait()
-    assert job.status() == 0, said
-    found = events(job.study("s"))
-    assert [e["state"] for e in found if e["event"] == "end"] == ["completed"] * 4
+    output = job.wait()
+    assert job.status() == 0, output
+    journal = events(job.study("s"))
+    assert [e["state"] for e in journal if e["event"] == "end"] == ["completed"] * 4
     directory = job.study("s").parent.parent
     (overlay,) = directory.glob("requirements-*.sqfs")
     made = overlay.stat().st_mtime_ns
     lock = (directory / "requirements.lock").read_text()
-    assert set(re.findall(r"^([\w-]+)==", lock, re.M)) == {"einops"}  # the image has the rest
+    assert set(re.findall(r"^([\w-]+)==", lock, re.M)) == {"einops"}  # the image has the others
     assert "--hash=sha256:" in lock
 
     def run(*words: str) -> tuple[int, str]:
@@ -41,11 +41,12 @@ def test_a_list_beside_the_file_becomes_an_overlay(
         done = cluster.run("hpc1", "bash", "-c", line)
         return done.returncode, done.stdout + done.stderr
 
-    # Once per lock, and for a study that goes on too; without it the way to it is said.
+    # The overlay is built once per lock file and also used to resume. If it is missing, the message
+    # says how to build it.
     copy = f"cp -r {job.directory}/{{my_train.py,requirements.*,*.sqfs,results}} ."
     again = submit(prepare=copy, GPUS=2, RESUME="s", ARGS="--trials 6")
-    said = again.wait()
-    assert again.status() == 0, said
+    output = again.wait()
+    assert again.status() == 0, output
     assert len([e for e in events(again.study("s")) if e["event"] == "end"]) == 6
     (same,) = again.study("s").parent.parent.glob("*.sqfs")
     assert same.name == overlay.name
@@ -54,13 +55,13 @@ def test_a_list_beside_the_file_becomes_an_overlay(
     container = f"--overlay {overlay.name}"
     flags = "train --trainable my_train.py:train --set lr=0.5"
     assert run("apptainer", "run", container, "tune.sif", flags)[0] == 0
-    status, said = run("apptainer", "run", "tune.sif", flags)
+    status, output = run("apptainer", "run", "tune.sif", flags)
     assert status == 2
-    assert "No module named 'einops': make overlay REQUIREMENTS=" in said
+    assert "No module named 'einops': make overlay REQUIREMENTS=" in output
 
-    # What would change the image's own packages is refused, and what was there stays.
-    status, said = run("echo 'numpy<2' >> requirements.txt;", "make", "-s", "overlay")
+    # A list that would change the image's packages is refused, and the old overlay is kept.
+    status, output = run("echo 'numpy<2' >> requirements.txt;", "make", "-s", "overlay")
     assert status != 0
-    assert "requirements.txt conflicts with the packages in tune.sif" in said
-    assert "numpy<2" in said
+    assert "requirements.txt conflicts with the packages in tune.sif" in output
+    assert "numpy<2" in output
     assert (directory / "requirements.lock").read_text() == lock

@@ -1,6 +1,6 @@
-"""The documentation's commands for a cluster work as they are written, in their order.
+"""The commands for a cluster in the documentation work as written, in their order.
 
-A user on the login node runs them. Only the site and the number of the job are replaced.
+A user on the login node runs them. Only the site and the job number are replaced.
 """
 
 import re
@@ -17,7 +17,7 @@ README = HERE.parent.parent / "README.md"
 TRAINABLES = HERE.parent.parent / "src" / "siftune" / "trainables" / "README.md"
 
 
-# The space of the Turpan page.
+# The search space on the Turpan page.
 SPACE = """
 from ray import tune
 
@@ -42,7 +42,7 @@ config = {
     "num_classes": 10,
 }
 """
-# An epoch of all of MNIST, with the page's DataLoader, in half a minute of a busy core.
+# An epoch of all of MNIST with the page's DataLoader and these values takes 30 s on a busy core.
 QUICK = "--set epochs=1 --set batch_size=128 --set conv1_channels=8 --set conv2_channels=16 "
 QUICK += "--set conv3_channels=0 --set kernel1=3 --set kernel2=3"
 
@@ -56,7 +56,7 @@ def commands(page: Path, heading: str) -> list[str]:
 
 
 class User:
-    """Somebody who has unpacked what `make dist` gives, and follows the README."""
+    """A user who has unpacked the tarball of `make dist` and follows the README."""
 
     def __init__(self, cluster: Cluster, directory: str) -> None:
         self._cluster = cluster
@@ -75,9 +75,9 @@ class User:
         done: subprocess.CompletedProcess[str] = self._cluster.run(
             "hpc1", "bash", "-c", f"cd {self._directory} && {line}", timeout_s=900
         )
-        said = done.stdout + done.stderr
-        assert done.returncode == 0, f"{line}\n{said}"
-        return said
+        output = done.stdout + done.stderr
+        assert done.returncode == 0, f"{line}\n{output}"
+        return output
 
     def _image(self, line: str) -> None:
         assert "tune.sif is up to date" in self._run(line)
@@ -89,9 +89,9 @@ class User:
         assert "loss=" in self._run(line)
 
     def submit(self, line: str) -> None:
-        said = self._run(line)
-        number = re.search(r"Submitted batch job (\d+)", said)
-        assert number, said
+        output = self._run(line)
+        number = re.search(r"Submitted batch job (\d+)", output)
+        assert number, output
         job = self._job = Job(self._cluster, "hpc1", self._directory, number[1])
         if study := re.search(r"NAME=(\S+)", line):
             self._study = study[1]
@@ -101,29 +101,29 @@ class User:
         assert "epoch 1 " in job.log(), job.log()
 
     def _status(self, line: str) -> None:
-        said = self._run(line)
-        assert "RUNNING" in said
-        assert f"{self._study}: " in said
-        assert re.search(r"\n  best \S+ [\d.]+ in trial \d+", said), said
+        output = self._run(line)
+        assert "RUNNING" in output
+        assert f"{self._study}: " in output
+        assert re.search(r"\n  best \S+ [\d.]+ in trial \d+", output), output
 
     def _cancel(self, line: str) -> None:
         assert self._job, "nothing was submitted before"
         self._run(re.sub(r"\bJOB=\d+", f"JOB={self._job.number}", line))
         self._job.wait(deadline_s=60)
-        poll(lambda: self._job is not None and self._job.left() == "", 15, "nothing left")
+        poll(lambda: self._job is not None and self._job.left() == "", 15, "the job's clean-up")
 
     def write(self, name: str, text: str) -> None:
         self._run(f"cat > {name} <<'END'\n{text}\nEND")
 
     def ended(self) -> str:
-        """What the job has said, once it has ended well."""
+        """Waits for the job to succeed, and returns its log."""
         assert self._job, "nothing was submitted before"
-        said = self._job.wait()
-        assert self._job.status() == 0, said
-        return said
+        log = self._job.wait()
+        assert self._job.status() == 0, log
+        return log
 
     def leave(self) -> None:
-        """Ends what a failed test left running."""
+        """Cancels a job that a failed test left running."""
         if self._job and self._job.queued("PD,R"):
             self._cluster.run("hpc1", "scancel", self._job.number)
             self._job.wait(deadline_s=60)
@@ -131,15 +131,17 @@ class User:
 
 @pytest.fixture
 def user(cluster: Cluster, checkout: str, data: str) -> Iterator[User]:
-    """In a directory with the checkout and its image. MNIST is there as after a download: the
-    mirrors may be out of reach, and then the command for it verifies what it finds."""
+    """Yields a user in a directory with the checkout and its image.
+
+    MNIST is already there, because its mirrors may be unreachable; `data` then only verifies it.
+    """
     directory = cluster.check("hpc1", "mktemp", "-d", "/work/user.XXXXXX").strip()
     link = f"cp -rl {checkout}/. {directory} && cp -r {data} {directory}/data"
     cluster.check("hpc1", "bash", "-c", link)
     user = User(cluster, directory)
     yield user
     user.leave()
-    # A job's last words may come a moment after its end.
+    # A job may write its last lines a moment after its end.
     again = f"for try in 1 2 3 4 5; do rm -rf {directory} && break; sleep 1; done"
     cluster.check("root", "bash", "-c", again)
 
@@ -148,7 +150,7 @@ def test_every_command_of_the_readme_works_on_a_cluster(user: User) -> None:
     for line in commands(README, "## On a cluster"):
         line = line.replace("SITE=turpan", "SITE=virtual")
         judge = [judge for words, judge in user.judges.items() if line.startswith(words)]
-        assert judge, f"how is this to be judged? {line}"
+        assert judge, f"this test does not know how to check the command: {line}"
         judge[0](line)
 
 

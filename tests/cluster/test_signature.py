@@ -15,7 +15,7 @@ SIGN = "make --no-print-directory sign"
 
 @pytest.fixture
 def run(cluster: Cluster, work: str, small_image: str) -> Run:
-    """Runs Bash text as an account, with a keyring of its own, in a directory with tune.sif."""
+    """Runs a Bash script as an account with its own keyring, in a directory with tune.sif."""
     project = cluster.shared / work.removeprefix("/work/")
     root = HERE.parent.parent
     shutil.copy(root / "Makefile", project)
@@ -79,7 +79,7 @@ def test_what_another_account_signed_is_refused_until_its_key_is_imported(run: R
 @pytest.mark.parametrize("call", ["", "ln -s tune.sif link.sif; IMAGE=link.sif "])
 def test_a_signature_cannot_just_be_taken_away(run: Run, call: str) -> None:
     signed(run)
-    # Which an unsigned image in its place does too.
+    # An unsigned image in its place has the same effect.
     removed = run("apptainer sif del 4 tune.sif && apptainer sif list tune.sif", "hpc2")
     assert "Signature" not in removed.stdout
     done = run(call + VERIFY)

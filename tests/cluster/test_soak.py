@@ -1,4 +1,4 @@
-"""Five minutes of random faults; `make soak` goes on for as long as is wanted."""
+"""Runs a study with five minutes of random faults; `make soak` runs for any length of time."""
 
 from collections.abc import Callable
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Makes the file system that all places of the cluster run from: Debian sid, since that is where
-# Apptainer is, with Slurm. Once; anew only when this file has changed.
+# Builds the root file system of all places of the cluster: Debian sid, which has Apptainer, with
+# Slurm. It is built only once, and again when this file has changed.
 set -euo pipefail
 # shellcheck source=tests/cluster/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-# What the project asks of a login node (bash, coreutils, make, Slurm's clients, Apptainer), what
-# makes a Debian base without root (mmdebstrap, mount, uidmap), and the nodes' daemons. No Python.
+# The packages that the project needs on a login node (bash, coreutils, make, Slurm's clients,
+# Apptainer), those that build a Debian base without root (mmdebstrap, mount, uidmap), and the nodes'
+# daemons. No Python.
 PACKAGES=(
     apptainer squashfuse fuse-overlayfs uidmap
     slurm-wlm munge
@@ -14,22 +15,22 @@ PACKAGES=(
     make iproute2 procps tini ca-certificates tzdata
 )
 
-# The mirror that this machine's own apt uses; SIFTUNE_DEBIAN_MIRROR overrides.
+# Prints the Debian mirror: SIFTUNE_DEBIAN_MIRROR, or else the one that this machine's apt uses.
 mirror() {
     local found
     found=${SIFTUNE_DEBIAN_MIRROR:-}
     if [[ -z $found ]]; then
-        # shellcheck disable=SC2016 # $(REPO_URI) is apt's
+        # shellcheck disable=SC2016 # apt expands $(REPO_URI)
         found=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' \
             'Origin: Debian' 'Label: Debian' 'Component: main' | head -n 1)
     fi
-    [[ -n $found ]] || die "no Debian mirror among this machine's apt sources; run apt-get update," \
+    [[ -n $found ]] || die "this machine's apt sources have no Debian mirror; run apt-get update," \
         "or set SIFTUNE_DEBIAN_MIRROR to a mirror's address"
     printf '%s\n' "$found"
 }
 
-# Accounts have one uid everywhere because all places share this tree; subordinate ids are what
-# `apptainer build` and mmdebstrap map when an account is root inside a build.
+# Accounts have the same uid everywhere, because all places share this tree. `apptainer build` and
+# mmdebstrap map subordinate ids when an account is root inside a build.
 add_accounts() {
     local root=$1
     local account uid=30000
@@ -39,19 +40,19 @@ add_accounts() {
         chroot "$root" useradd --uid "$uid" --shell /bin/bash --no-create-home "$account"
         printf '%s:%d:65536\n' "$account" $((uid * 65536)) >>"$root/etc/subuid.new"
     done
-    # useradd adds ranges of its own in some versions
+    # Some versions of useradd add their own ranges.
     mv "$root/etc/subuid.new" "$root/etc/subuid"
     cp "$root/etc/subuid" "$root/etc/subgid"
 }
 
-# The tree is mounted read-only: whatever is mounted inside it must already be there.
+# Creates all mount points now, because the tree is mounted read-only.
 add_mount_points() {
     local root=$1
     mkdir -p "$root"/{work,tmploc,etc/munge,etc/slurm,etc/apt}
     touch "$root"/etc/{pip.conf,resolv.conf,hosts,hostname,profile.d/host.sh}
     ln -sf /usr/share/zoneinfo/UTC "$root/etc/localtime"
     rm -rf "$root/etc/slurm/"*
-    rm -f "$root"/usr/bin/python3* # should a package bring it one day
+    rm -f "$root"/usr/bin/python3* # in case a package depends on it one day
 }
 
 make_tree() {
@@ -73,10 +74,10 @@ main() {
     require_root
     inputs=$(sha256sum <"${BASH_SOURCE[0]}")
     [[ -e $TREE.inputs && $(<"$TREE.inputs") == "$inputs" ]] && return
-    any_alive && die "the cluster runs from $TREE, which is to be made anew; first: make cluster-down"
+    any_alive && die "$TREE must be built again, but the cluster is running from it; first: make cluster-down"
     require_program mmdebstrap mmdebstrap
     from=$(mirror)
-    log "making $TREE from Debian sid, about a minute"
+    log "building $TREE from Debian sid, which takes about a minute"
     trap 'rm -rf "$TREE.new"' EXIT
     rm -rf "$TREE.new"
     mkdir -p "$STATE"

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Brings the cluster up: controller, login node, four nodes. What already runs is left alone.
+# Starts the cluster: controller, login node, four nodes. Places that already run are left alone.
 set -euo pipefail
 # shellcheck source=tests/cluster/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 IDLE_DEADLINE_S=60
-READY='(idle|mixed|allocated|completing)' # a node with a job is as ready as an idle one
+READY='(idle|mixed|allocated|completing)' # a node with a job is also ready
 
-setting() { # a kernel setting that is missing does not forbid anything
+setting() { # prints a kernel setting; the second argument if the kernel does not have it
     local value=$2
     [[ ! -e $1 ]] || value=$(<"$1")
     printf '%s\n' "$value"
 }
 
-# Everything that is missing, in one message.
+# Fails with one message that lists everything that is missing.
 require_kernel() {
     local missing=()
     [[ $(setting /proc/sys/user/max_user_namespaces 0) != 0 ]] ||
@@ -32,25 +32,25 @@ require_kernel() {
     }
 }
 
-# The bridge's alias says whose it is: one cluster a machine.
+# The alias of the bridge names its owner: there is one cluster per machine.
 make_bridge() {
     local owner=
     if has_link "$BRIDGE"; then
         owner=$(<"/sys/class/net/$BRIDGE/ifalias")
-        # What a cluster that was killed whole leaves behind is in nobody's way.
+        # A cluster that was killed may have left its bridge behind.
         if [[ -n $owner && $owner != "$STATE" ]] && ! RUN=$owner/run any_alive; then
-            log "taking the bridge of $owner, where nothing runs any more"
+            log "replacing the bridge of $owner, where nothing is running"
             ip link delete "$BRIDGE"
             make_bridge
             return
         fi
         [[ $owner == "$STATE" ]] ||
-            die "$BRIDGE belongs to the cluster in ${owner:-no known directory}; take that one down first"
+            die "$BRIDGE belongs to the cluster in ${owner:-an unknown directory}; stop that cluster first"
     else
         ! ip -4 route show | grep -q "^${SUBNET//./\\.}\." ||
-            die "$SUBNET.0/24 is in use here; set SIFTUNE_CLUSTER_SUBNET to three other numbers"
+            die "$SUBNET.0/24 is in use on this machine; set SIFTUNE_CLUSTER_SUBNET to three other numbers"
         ip link add "$BRIDGE" address 02:00:5f:00:00:fe type bridge ||
-            die "no bridge can be made; the kernel lacks it: modprobe bridge veth"
+            die "cannot create a bridge, because the kernel lacks a module: modprobe bridge veth"
         ip link set "$BRIDGE" alias "$STATE" addrgenmode none
         ip address add "$SUBNET.$(host_number login)/24" dev "$BRIDGE"
     fi
@@ -62,20 +62,20 @@ make_shared() {
     mkdir -p "$SHARED"/{home,work}
     chmod 1777 "$SHARED/work"
     for account in "${ACCOUNTS[@]}"; do
-        chroot "$TREE" id -u "$account" >/dev/null || die "the tree has no account $account; rm -r $TREE"
+        chroot "$TREE" id -u "$account" >/dev/null || die "$TREE has no account $account; build it again: rm -r $TREE"
         [[ -d $SHARED/home/$account ]] || install -d -m 700 "$SHARED/home/$account"
         chown --from=root "$(chroot "$TREE" id -u "$account"):$(chroot "$TREE" id -g "$account")" \
             "$SHARED/home/$account"
     done
 }
 
-# Per node: what is left of the machine after the system and the tests themselves have 4 GiB.
+# Prints the memory per node: 4 GiB are kept for the system and the tests, the nodes share the rest.
 memory_mib() {
     local total
     total=$(awk '/^MemTotal:/ { print int($2 / 1024) }' /proc/meminfo)
     local share=$(((total - 4096) / ${#NODES[@]}))
     ((share <= 5000)) || share=5000
-    ((share >= 900)) || die "needs 8 GiB of memory, got $total MiB"
+    ((share >= 900)) || die "the cluster needs 8 GiB of memory, got $total MiB"
     printf '%d\n' "$share"
 }
 
@@ -103,7 +103,7 @@ make_etc() {
             printf '%s.%s %s\n' "$SUBNET" "$(host_number "$place")" "$place"
         done
     } >"$RUN/etc/hosts"
-    # How the host reaches registries: certificates, proxies, pip's and uv's settings.
+    # The host's settings for package registries: certificates, proxies, pip and uv.
     for name in $(compgen -e | grep -E '^(PIP_|UV_|SSL_CERT_|CURL_CA_BUNDLE$|REQUESTS_CA_BUNDLE$)|_(proxy|PROXY)$'); do
         printf 'export %s=%q\n' "$name" "${!name}"
     done >"$RUN/etc/host.sh"
@@ -114,7 +114,7 @@ make_etc() {
     fi
 }
 
-# `NODE STATE` lines; a star behind the state is a node that does not answer.
+# Prints `NODE STATE` lines; a star after the state means that the node does not respond.
 node_states() { enter controller sinfo --noheader --Node --partition=small --format='%N %T' 2>/dev/null; }
 
 ready() {
@@ -135,7 +135,7 @@ explain() {
         grep -qE "^$place $READY$" <<<"$states" || tail_of "$place"
     done
     [[ $(setting /proc/sys/net/bridge/bridge-nf-call-iptables 0) == 0 ]] ||
-        log "the host's packet filter sees the bridge; if it drops what it forwards (Docker's does):" \
+        log "the host's packet filter applies to the bridge; if it drops forwarded packets, as Docker's does:" \
             "sysctl net.bridge.bridge-nf-call-iptables=0"
 }
 

@@ -1,4 +1,4 @@
-"""A user's function that trains on several GPUs, and does not always do well."""
+"""A user's function that trains on several GPUs and sometimes fails, as its config says."""
 
 import os
 import tempfile
@@ -24,7 +24,7 @@ def train(config):
     last = parallel.rank() == parallel.processes() - 1
     for epoch in range(done, config["epochs"]):
         if config["case"] == "error" and last and epoch == 1:
-            raise ValueError("the last one is at fault")
+            raise ValueError("an error in the last process")
         if config["case"] == "crash" and last and epoch == 1 and not Path("crashed").exists():
             Path("crashed").touch()
             os._exit(3)

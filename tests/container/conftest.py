@@ -1,4 +1,4 @@
-"""The image of these tests: the one that is named, else the virtual cluster's."""
+"""The image for these tests: the one in SIFTUNE_IMAGE, or else the virtual cluster's."""
 
 import os
 
@@ -11,8 +11,7 @@ __all__ = ["checkout", "cluster"]
 
 @pytest.fixture(scope="session")
 def image_of_the_cluster(request: pytest.FixtureRequest) -> None:
-    """Builds the image on the cluster's login node, where there is neither a name nor a reason
-    not to: making the cluster needs root."""
+    """Builds the image on the cluster's login node, if none is named and this account is root."""
     if {"SIFTUNE_IMAGE", "SIFTUNE_ON"} & os.environ.keys() or os.geteuid() != 0:
         return
     os.environ["SIFTUNE_IMAGE"] = f"{request.getfixturevalue('checkout')}/tune.sif"

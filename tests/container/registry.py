@@ -23,9 +23,9 @@ http: {{addr: "127.0.0.1:{port}"}}
 
 
 def program(directory: Path) -> Path:
-    """docker-registry, unpacked from Debian's package: installed, it would start by itself."""
-    if found := shutil.which("docker-registry"):
-        return Path(found)
+    """Returns docker-registry, unpacked from Debian's package: installing it would start it."""
+    if installed := shutil.which("docker-registry"):
+        return Path(installed)
     download = ["apt-get", "download", "-qq", "docker-registry"]
     if subprocess.run(download, cwd=directory, capture_output=True).returncode:
         subprocess.run(["apt-get", "update", "-qq"], check=True)
@@ -51,17 +51,17 @@ class Registry:
         self.port = port
 
     def call(self, method: str, path: str, body: bytes = b"", **headers: str) -> dict[str, str]:
-        """The headers of an answer, which has to be a success."""
+        """Sends a request that must succeed, and returns the headers of the response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
         answer = connection.getresponse()
-        said = answer.read()
+        content = answer.read()
         connection.close()
-        assert answer.status < 300, f"{method} {path}: {answer.status} {said!r}"
+        assert answer.status < 300, f"{method} {path}: {answer.status} {content!r}"
         return dict(answer.getheaders())
 
     def push_blob(self, name: str, kind: str, content: bytes) -> dict[str, Any]:
-        """Its descriptor."""
+        """Pushes a blob and returns its descriptor."""
         upload = self.call("POST", f"/v2/{name}/blobs/uploads/")["Location"]
         upload = upload.removeprefix(f"http://127.0.0.1:{self.port}")
         digest = digest_of(content)
@@ -75,7 +75,7 @@ class Registry:
         return {"mediaType": f"{OCI}.{kind}", "digest": digest, "size": len(content)}
 
     def push_manifest(self, name: str, kind: str, manifest: dict[str, Any]) -> dict[str, Any]:
-        """Its descriptor."""
+        """Pushes a manifest and returns its descriptor."""
         kind = f"{OCI}.{kind}"
         content = json.dumps({"schemaVersion": 2, "mediaType": kind} | manifest).encode()
         digest = digest_of(content)
@@ -83,7 +83,7 @@ class Registry:
         return {"mediaType": kind, "digest": digest, "size": len(content)}
 
     def push(self, name: str, layers: dict[str, bytes]) -> str:
-        """An image with one layer, a tar, for each architecture. The digest of its index."""
+        """Pushes an image with one layer (a tar) per architecture; returns its index's digest."""
         manifests = []
         for architecture, layer in layers.items():
             platform = {"os": "linux", "architecture": architecture}
@@ -99,7 +99,7 @@ class Registry:
         return str(index["digest"])
 
     def spoil_layers(self) -> None:
-        """Changes a byte in each layer: what it serves is no longer what the digests say."""
+        """Changes a byte in each layer, so that the layers no longer match their digests."""
         layers = [p for p in self.root.rglob("data") if p.read_bytes().startswith(b"\x1f\x8b")]
         assert layers
         for layer in layers:
@@ -110,7 +110,7 @@ class Registry:
 
 @contextmanager
 def serving(docker_registry: Path, directory: Path) -> Iterator[Registry]:
-    """That program, with all that it writes in that directory."""
+    """Runs the registry; everything that it writes goes to `directory`."""
     registry = Registry(directory / "blobs", free_port())
     config = directory / "config.yml"
     config.write_text(CONFIG.format(root=registry.root, port=registry.port))
@@ -124,9 +124,9 @@ def serving(docker_registry: Path, directory: Path) -> Iterator[Registry]:
                 registry.call("GET", "/v2/")
                 break
             except OSError:
-                said = (directory / "log").read_text()
-                assert process.poll() is None, said
-                assert time.monotonic() < deadline, said
+                text = (directory / "log").read_text()
+                assert process.poll() is None, text
+                assert time.monotonic() < deadline, text
                 time.sleep(0.05)
         yield registry
     finally:
@@ -135,20 +135,20 @@ def serving(docker_registry: Path, directory: Path) -> Iterator[Registry]:
 
 
 def layer(*programs: str, **files: str) -> bytes:
-    """A tar with programs of this machine, the libraries that they want, and text files."""
-    found = set(programs)
+    """Returns a tar with programs of this machine, their libraries, and text files."""
+    files_to_pack = set(programs)
     for program in programs:
         printed = subprocess.run(["ldd", program], check=True, capture_output=True, text=True)
-        found |= {word for word in printed.stdout.split() if word.startswith("/")}
+        files_to_pack |= {word for word in printed.stdout.split() if word.startswith("/")}
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w", dereference=True) as tar:
-        for path in sorted(found):
+        for path in sorted(files_to_pack):
             tar.add(Path(path).resolve(), path)
         for name, text in files.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(text)
             tar.addfile(entry, io.BytesIO(text.encode()))
-        # Which Apptainer does not make in every image by itself.
+        # Apptainer does not create these directories in every image.
         for name in ("etc", "mnt", "tmp"):
             entry = tarfile.TarInfo(name)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755

@@ -1,10 +1,14 @@
-"""A built image, and building, with a real Apptainer.
+"""Tests of a built image, and of building one, with a real Apptainer.
 
-What is found how: `SIFTUNE_IMAGE` is the image [tune.sif in the repository]; `SIFTUNE_ON` is a
-command that runs another where there is an Apptainer [nothing: here], such as
-`tests/cluster/on.sh login hpc1`. Paths, that of the image too, are as they are there. Where one of
-the two is said, what is missing is a failure and not a reason to skip. `SIFTUNE_ARCH` is the
-image's architecture, if not this machine's: everything in it is emulated then.
+Environment variables, with defaults in brackets:
+
+    SIFTUNE_IMAGE  the image [tune.sif in the repository]
+    SIFTUNE_ON     a command that runs other commands where Apptainer is installed, such as
+                   `tests/cluster/on.sh login hpc1` [none: commands run here]
+    SIFTUNE_ARCH   the architecture of the image; another one is emulated [this machine's]
+
+All paths, also that of the image, are paths in that place. If SIFTUNE_IMAGE or SIFTUNE_ON is set,
+anything missing fails the tests; otherwise they are skipped.
 """
 
 import hashlib
@@ -33,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Place:
-    """Where there is an Apptainer: commands are run there, as an ordinary user, in `directory`."""
+    """The place that has Apptainer. Runs commands there as an ordinary user, in `directory`."""
 
     def __init__(self, prefix: list[str]) -> None:
         self.prefix = prefix
@@ -42,7 +46,7 @@ class Place:
     def run(
         self, script: str, *arguments: str, stdin: bytes | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Runs Bash text with arguments."""
+        """Runs a Bash script with arguments."""
         result = subprocess.run(
             [*self.prefix, "bash", "-c", f'cd "$0" && {script}', self.directory or "/", *arguments],
             input=stdin,
@@ -55,7 +59,7 @@ class Place:
         )
 
     def must(self, script: str, *arguments: str, stdin: bytes | None = None) -> str:
-        """The output of what has to succeed."""
+        """Runs a script that must succeed, and returns its output."""
         result = self.run(script, *arguments, stdin=stdin)
         assert result.returncode == 0, f"{script}\n{result.stdout}{result.stderr}"
         return result.stdout
@@ -65,7 +69,7 @@ class Place:
 
 
 def packed(*paths: Path, below: Path) -> bytes:
-    """A tar of files and directories, named from `below`."""
+    """Returns a tar of files and directories, with names relative to `below`."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
         for path in paths:
@@ -81,26 +85,26 @@ def absent(reason: str) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def place(image_of_the_cluster: None) -> Iterator[Place]:
-    """Removed at the end: the directory that everything is written to, in the account's home."""
-    found = Place(shlex.split(os.environ.get("SIFTUNE_ON", "")))
+    """Yields the place. Everything is written to one directory in the home, removed at the end."""
+    apptainer = Place(shlex.split(os.environ.get("SIFTUNE_ON", "")))
     try:
-        version = found.run("apptainer --version")
+        version = apptainer.run("apptainer --version")
     except FileNotFoundError as error:
         absent(f"SIFTUNE_ON: {error}")
     if version.returncode:
-        absent("there is no apptainer here: install it, or name a place that has one in SIFTUNE_ON")
-    found.directory = found.must('mktemp -d -p "$HOME" siftune-test.XXXXXX').strip()
+        absent("apptainer is missing here: install it, or set SIFTUNE_ON to a place that has it")
+    apptainer.directory = apptainer.must('mktemp -d -p "$HOME" siftune-test.XXXXXX').strip()
     try:
-        yield found
+        yield apptainer
     finally:
-        found.must('chmod -R u+w . && rm -rf "$0"')
+        apptainer.must('chmod -R u+w . && rm -rf "$0"')
 
 
 @pytest.fixture(scope="session")
 def image(place: Place) -> str:
     path = os.environ.get("SIFTUNE_IMAGE", str(ROOT / "tune.sif"))
     if place.run('test -r "$1"', path).returncode:
-        absent(f"there is no image {path}: make image, or name one in SIFTUNE_IMAGE")
+        absent(f"the image {path} does not exist: make image, or set SIFTUNE_IMAGE")
     starts = place.run('apptainer exec "$1" true', path)
     if starts.returncode:
         absent(f"apptainer cannot start {path}: {starts.stderr.strip()}")
@@ -109,7 +113,7 @@ def image(place: Place) -> str:
 
 @pytest.fixture(scope="session")
 def data(place: Place, mnist_directory: Path) -> str:
-    """MNIST in that place, below the directory."""
+    """Copies MNIST to the place, and returns its path there."""
     raw = mnist_directory / "MNIST" / "raw"
     files = [path for path in raw.iterdir() if path.name.endswith("ubyte")]
     place.unpack(packed(*files, below=mnist_directory), "data")
@@ -118,7 +122,7 @@ def data(place: Place, mnist_directory: Path) -> str:
 
 @pytest.fixture
 def client(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """spython's client. It calls `singularity`: that is Apptainer, in that place."""
+    """Returns spython's client. The `singularity` that it calls is Apptainer in the place."""
     from spython.main import Client
 
     program = tmp_path / "singularity"
@@ -129,7 +133,7 @@ def client(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
 
 
 def said(result: dict[str, Any]) -> str:
-    """Everything that a container started by spython printed."""
+    """Returns everything that a container started by spython printed."""
     message = result["message"]
     return message if isinstance(message, str) else "".join(message)
 
@@ -153,7 +157,7 @@ def test_labels_say_what_it_was_built_from(place: Place, image: str) -> None:
     assert labels["siftune.lock"] == f"sha256:{hashlib.sha256(lock.read_bytes()).hexdigest()}"
     assert labels["org.opencontainers.image.base.digest"].startswith("sha256:")
     assert labels["org.opencontainers.image.revision"]
-    assert "/tmp/" not in printed  # nor where it was built
+    assert "/tmp/" not in printed  # nor the build directory
 
 
 def test_it_says_for_which_architecture_it_is(place: Place, image: str) -> None:
@@ -161,7 +165,7 @@ def test_it_says_for_which_architecture_it_is(place: Place, image: str) -> None:
     wanted = os.environ.get("SIFTUNE_ARCH", os.uname().machine)
     debian = {"x86_64": "amd64", "aarch64": "arm64"}
     assert debian[inside] == debian.get(wanted, wanted)
-    # Apptainer starts only what is for its machine by the header.
+    # Apptainer compares the header with its machine before it starts a container.
     header = place.must('apptainer sif header "$1"', image)
     assert re.search(rf"Primary Architecture: +{debian[inside]}\n", header), header
     labels = place.must('apptainer inspect --labels "$1"', image)
@@ -175,7 +179,7 @@ def test_its_help_names_the_commands(place: Place, image: str) -> None:
 
 
 @pytest.mark.skipif(
-    "SIFTUNE_ARCH" in os.environ, reason="Ray gives itself 30 s to start: too little when emulated"
+    "SIFTUNE_ARCH" in os.environ, reason="under emulation Ray cannot start within its 30 s"
 )
 def test_a_study_in_an_empty_directory(place: Place, image: str, data: str) -> None:
     run = 'mkdir empty && cd empty && apptainer -q run --contain --no-home --bind "$PWD" '
@@ -228,7 +232,7 @@ def test_packages_of_the_user_and_the_host_do_not_leak_in(place: Place, image: s
 
 
 def test_everything_is_compiled(client: Any, image: str) -> None:
-    # Or it would be compiled at every start: the image cannot keep the result.
+    # Otherwise modules would be compiled at every start, because the image is read-only.
     search = "import pathlib, ray, siftune, torch\n"
     search += "for module in ray, siftune, torch:\n"
     search += "    top = pathlib.Path(module.__file__).parent\n"
@@ -239,12 +243,12 @@ def test_everything_is_compiled(client: Any, image: str) -> None:
 
 @pytest.fixture(scope="session")
 def site(place: Place, image: str) -> str:
-    """Where Ray's package is in the image."""
+    """Returns the directory in the image that contains Ray's package."""
     find = (
         "import importlib.util; print(*importlib.util.find_spec('ray').submodule_search_locations)"
     )
-    found = place.must('apptainer -q exec "$1" python -c "$2"', image, find).strip()
-    return found.removesuffix("/ray")
+    directory = place.must('apptainer -q exec "$1" python -c "$2"', image, find).strip()
+    return directory.removesuffix("/ray")
 
 
 ANOTHER = "commit = version = 'another'"  # ray/_version.py, which ray/__init__.py imports
@@ -253,10 +257,10 @@ ANOTHER = "commit = version = 'another'"  # ray/_version.py, which ray/__init__.
 def test_a_module_that_was_changed_is_loaded_as_it_is(place: Place, image: str, site: str) -> None:
     place.must(f'mkdir -p changed && echo "{ANOTHER}" >changed/version.py')
     start = 'cd changed && apptainer -q exec --no-home --bind "$PWD" --pwd "$PWD" '
-    # In its place, with the bytecode of the old one still in the image.
+    # Replaces the module, while the bytecode of the original is still in the image.
     bind = f'--bind "$PWD/version.py:{site}/ray/_version.py" "$1" python -c "$2"'
     place.must(start + bind, image, "import ray; assert ray.__version__ == 'another'")
-    # Earlier on the path, and beside what is started.
+    # A module earlier on the path, and one beside the script that is started.
     place.must("cd changed && mkdir earlier && echo 'said = 2' >earlier/ray.py")
     path = '--env PYTHONPATH="$PWD/earlier" "$1" python -c "$2"'
     place.must(start + path, image, "import ray; assert ray.said == 2")
@@ -281,7 +285,7 @@ def test_an_error_in_a_library_shows_its_lines(place: Place, image: str) -> None
 
 
 def test_what_reads_ahead_ends_with_what_it_reads_for(place: Place, image: str) -> None:
-    # Ended while it is being read: what is left notices within one block.
+    # Python ends while its files are being read; the reader notices after one block.
     start = 'apptainer -q exec "$1" python -c "$2"; for i in $(seq 50); do '
     start += 'pgrep -u $UID -f "[c]oldstart.py" >/dev/null || exit 0; sleep 0.1; done; exit 1'
     leave = "import importlib.util, os; torch = importlib.util.find_spec('torch').loader; "
@@ -297,28 +301,28 @@ def test_the_list_of_what_is_in_it(place: Place, image: str) -> None:
     text = place.must(write, image)
     assert place.must(write, image) == text
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
-    found = json.loads(text)
-    purls = [component["purl"] for component in found["components"]]
+    document = json.loads(text)
+    purls = [component["purl"] for component in document["components"]]
     assert [PackageURL.from_string(purl).to_string() for purl in purls] == purls
 
-    properties = found["metadata"]["component"]["properties"]
+    properties = document["metadata"]["component"]["properties"]
     labels = {entry["name"]: entry["value"] for entry in properties}
     assert labels["org.opencontainers.image.base.digest"].startswith("sha256:")
     assert labels["org.opencontainers.image.revision"]
     lock = ROOT / "containers" / "flavours" / f"{labels['siftune.flavour']}.lock"
-    # Those without a marker, which are in every image of the flavour.
+    # Only packages without a marker, which are in every image of the flavour.
     pinned = re.findall(r"^([\w.-]+)==(\S+) \\$", lock.read_text(), re.MULTILINE)
-    listed = {(c["name"], c["version"]): c for c in found["components"]}
+    listed = {(c["name"], c["version"]): c for c in document["components"]}
     assert len(pinned) > 50
     assert [package for package in pinned if not listed[package].get("hashes")] == []
-    assert any(purl.startswith("pkg:pypi/siftune.") for purl in purls)
+    assert any(purl.startswith("pkg:pypi/siftune@") for purl in purls)
     if place.run('apptainer exec "$1" test -e /var/lib/dpkg/status', image).returncode == 0:
         assert any(re.match(r"pkg:deb/\w+/libc6@[^?]+\?arch=\w+&distro=", p) for p in purls)
 
 
 # ── Building ─────────────────────────────────────────────────────────────────────────────────────
 
-# The shortest recipe that takes every argument: what is tested is build.sh, with real builds.
+# The shortest recipe that uses every argument. These tests run build.sh with real builds.
 RECIPE = """Bootstrap: {{ BOOTSTRAP }}
 From: {{ BASE }}
 %arguments
@@ -334,7 +338,7 @@ BUILD = "cd project && APPTAINER_TMPDIR=../tmp BASE=../base FLAVOUR=cu13 contain
 
 @pytest.fixture
 def project(place: Place, tmp_path: Path) -> None:
-    """A copy of the project in that place, with the short recipe and a base that is empty."""
+    """Copies the project to the place, with the short recipe and an empty base."""
     names = ("pyproject.toml", "src", "entrypoints", "containers")
     place.must("rm -rf project base && mkdir -p tmp base/etc base/mnt base/usr/bin")
     place.unpack(packed(*(ROOT / name for name in names), below=ROOT), "project")
@@ -370,7 +374,7 @@ def test_a_signed_image_is_up_to_date_and_its_successor_unsigned(place: Place) -
 @pytest.mark.usefixtures("project")
 def test_an_image_for_another_architecture_is_another_file(place: Place) -> None:
     foreign = "arm64" if place.must("uname -m").strip() == "x86_64" else "amd64"
-    # The short recipe runs no program: none has to be emulated.
+    # The short recipe runs no program, so nothing needs to be emulated.
     entry = r"printf 'enabled\nflags: F\n' | tee binfmt/qemu-aarch64 >binfmt/qemu-x86_64"
     place.must(f"mkdir -p binfmt && {entry} && rm -f project/tune*.sif")
     place.must(f'export BINFMT_MISC="$PWD/binfmt" ARCH={foreign} && {BUILD}')
@@ -400,23 +404,23 @@ FROM_REGISTRY = (
 @pytest.fixture(scope="session")
 def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not shutil.which("docker-registry") and not shutil.which("apt-get"):
-        absent("docker-registry is missing, and there is no apt-get to fetch it: install it")
+        absent("docker-registry and apt-get are missing: install docker-registry")
     return program(tmp_path_factory.mktemp("docker-registry"))
 
 
 @pytest.fixture
 def registry(place: Place, docker_registry: Path, tmp_path: Path) -> Iterator[Registry]:
-    """On this machine; that place has to share its network."""
-    with serving(docker_registry, tmp_path) as found:
-        connect = place.run("true <>/dev/tcp/127.0.0.1/$1", str(found.port))
+    """Runs a registry on this machine. The place must share this machine's network."""
+    with serving(docker_registry, tmp_path) as server:
+        connect = place.run("true <>/dev/tcp/127.0.0.1/$1", str(server.port))
         if connect.returncode:
-            absent("the place of SIFTUNE_ON does not reach a registry on this machine's loopback")
-        yield found
+            absent("SIFTUNE_ON runs commands where this machine's loopback is out of reach")
+        yield server
 
 
 @pytest.fixture
 def base(registry: Registry) -> str:
-    """An image for two architectures, by the digest of its index: `/architecture` says which."""
+    """Pushes an image for two architectures, named in its /architecture; returns its address."""
     layers = {name: layer("/usr/bin/cat", architecture=name) for name in ("amd64", "arm64")}
     return f"docker://127.0.0.1:{registry.port}/some/base@{registry.push('some/base', layers)}"
 

@@ -1,4 +1,4 @@
-"""The recipe and the locks, without Apptainer."""
+"""Tests of the recipe and the lock files that need no Apptainer."""
 
 import os
 import re
@@ -16,20 +16,20 @@ LOCKS = (*FLAVOURS, "bootstrap", "dev")
 
 @cache
 def lock(name: str) -> dict[tuple[str, str], tuple[str, tuple[str, ...]]]:
-    """Of each package, under its name and marker: its version and hashes."""
+    """Returns each package's version and hashes, by its name and marker."""
     text = (CONTAINERS / "flavours" / f"{name}.lock").read_text()
-    found = {}
+    packages = {}
     for entry in re.split(r"\n(?=\S)", text.strip()):
         requirement, *hashes = entry.replace(" \\\n", "\n").split("\n")
         pinned, _, marker = requirement.partition(" ; ")
         package, _, version = pinned.partition("==")
         assert version, f"{name}.lock does not pin {requirement}"
-        found[package, marker] = version, tuple(line.strip() for line in hashes)
-    return found
+        packages[package, marker] = version, tuple(line.strip() for line in hashes)
+    return packages
 
 
 def packages(name: str) -> dict[str, set[str]]:
-    """The versions of each package."""
+    """Returns the versions of each package."""
     versions: dict[str, set[str]] = {}
     for (package, _), (version, _) in lock(name).items():
         versions.setdefault(package, set()).add(version)
@@ -76,7 +76,7 @@ def test_locks_agree_on_what_they_share(name: str) -> None:
 def test_site_brings_everything_but_torch() -> None:
     names = set(packages("site"))
     assert not [name for name in names if of_torch(name)]
-    # What else is left out is what torch alone asks for.
+    # The other packages that are left out are required by torch alone.
     missing = {name for name in packages("cu13") if not of_torch(name)} - names
     assert missing <= {"mpmath", "networkx", "setuptools", "sympy", "fsspec", "jinja2", "filelock"}
 
@@ -88,7 +88,7 @@ def test_cuda_versions_are_those_of_the_flavours() -> None:
 
 
 def test_each_argument_of_the_recipe_is_declared_and_used() -> None:
-    # Apptainer refuses a build in which one is not.
+    # Apptainer refuses a build with an undeclared or unused argument.
     recipe = (CONTAINERS / "tune.def").read_text()
     declared = arguments(CONTAINERS / "tune.def").keys() - {"UV_CACHE_DIR", "PATH"}
     used = set(re.findall(r"{{ (\w+) }}", recipe))
@@ -106,15 +106,15 @@ def test_the_base_is_a_digest_without_a_tag() -> None:
 
 def test_the_recipe_names_no_address() -> None:
     for path in (*CONTAINERS.glob("*.sh"), CONTAINERS / "tune.def"):
-        found = re.findall(r"\w+://[A-Za-z0-9.]+", path.read_text())
-        assert set(found) <= {"docker://NAME"}, path
+        addresses = re.findall(r"\w+://[A-Za-z0-9.]+", path.read_text())
+        assert set(addresses) <= {"docker://NAME"}, path
 
 
-# ── What is refused before anything is built ─────────────────────────────────────────────────────
+# ── Mistakes that are refused before the build starts ────────────────────────────────────────────
 
 
 def refused(tmp_path: Path, **settings: str) -> str:
-    """What build.sh says; nothing may be made."""
+    """Runs build.sh, which must fail without creating a file, and returns its message."""
     result = subprocess.run(
         [CONTAINERS / "build.sh"],
         cwd=tmp_path,
@@ -129,8 +129,8 @@ def refused(tmp_path: Path, **settings: str) -> str:
 
 
 def test_an_unknown_flavour_lists_the_known(tmp_path: Path) -> None:
-    said = refused(tmp_path, FLAVOUR="cu99")
-    assert "unknown FLAVOUR=cu99; known: cu12, cu13, site" in said
+    message = refused(tmp_path, FLAVOUR="cu99")
+    assert "unknown FLAVOUR=cu99; known: cu12, cu13, site" in message
 
 
 def test_without_apptainer_it_says_where_one_is(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_the_flavour_site_needs_a_base_with_torch(tmp_path: Path, base: str) -> 
 
 
 def emulator(directory: Path, state: str, flags: str) -> Path:
-    """A directory as binfmt_misc shows it."""
+    """Fills a directory with the entries that binfmt_misc would show."""
     entry = f"{state}\ninterpreter /usr/bin/qemu\nflags: {flags}\n"
     for architecture in ("aarch64", "x86_64"):
         (directory / f"qemu-{architecture}").write_text(entry)
@@ -173,9 +173,9 @@ FOREIGN = "arm64" if os.uname().machine == "x86_64" else "amd64"
 
 
 def test_another_architecture_without_emulation(tmp_path: Path) -> None:
-    said = refused(tmp_path, ARCH=FOREIGN, BASE="debian", BINFMT_MISC="/nonexistent")
-    assert "Root can register qemu" in said
-    assert "apt install qemu-user-static binfmt-support" in said
+    message = refused(tmp_path, ARCH=FOREIGN, BASE="debian", BINFMT_MISC="/nonexistent")
+    assert "Root can register qemu" in message
+    assert "apt install qemu-user-static binfmt-support" in message
 
 
 @pytest.mark.parametrize(("state", "flags"), [("disabled", "POCF"), ("enabled", "P")])
@@ -183,8 +183,8 @@ def test_an_emulator_that_is_no_use_in_a_container(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, state: str, flags: str
 ) -> None:
     binfmt = emulator(tmp_path_factory.mktemp("binfmt"), state, flags)
-    said = refused(tmp_path, ARCH=FOREIGN, BINFMT_MISC=str(binfmt))
-    assert "must be emulated" in said
+    message = refused(tmp_path, ARCH=FOREIGN, BINFMT_MISC=str(binfmt))
+    assert "must be emulated" in message
 
 
 def test_another_architecture_under_emulation(
@@ -195,8 +195,8 @@ def test_another_architecture_under_emulation(
 
 
 def test_an_unknown_architecture_lists_the_known(tmp_path: Path) -> None:
-    said = refused(tmp_path, ARCH="riscv64")
-    assert "unknown ARCH=riscv64; known: x86_64 (amd64), aarch64 (arm64)" in said
+    message = refused(tmp_path, ARCH="riscv64")
+    assert "unknown ARCH=riscv64; known: x86_64 (amd64), aarch64 (arm64)" in message
 
 
 def test_a_flavour_that_an_architecture_lacks(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What every scheduler keeps to, whatever the trials do and in whatever order things happen."""
+"""Properties of every scheduler, whatever the trials do and in whatever order events happen."""
 
 import math
 import random
@@ -34,7 +34,7 @@ every_scheduler = pytest.mark.parametrize("name", SCHEDULERS)
 
 @dataclass
 class Trial:
-    """A trial as it would be: `scores` of its epochs, and the epoch at which it fails, if any."""
+    """A planned trial: the scores of its epochs, and the epoch at which it fails, if any."""
 
     config: Config
     scores: list[float]
@@ -43,7 +43,7 @@ class Trial:
 
 @st.composite
 def populations(draw: st.DrawFn) -> list[Trial]:
-    # Few distinct scores, so that there are ties; and those of trials that diverge.
+    # Few distinct scores, to get ties, and the scores of trials that diverge.
     score = st.integers(0, 20).map(float) | st.sampled_from([1e200, LARGEST, -LARGEST])
     scores = st.lists(score, min_size=1, max_size=MAX_EPOCHS)
     trials = []
@@ -69,8 +69,8 @@ def build(name: str, trials: int, seed: int = 0) -> Scheduler:
 class Simulation:
     """A study on `slots` slots in which `rng` chooses what happens next.
 
-    `kill` tells after which events the driver dies: its scheduler is lost, and a new one is told
-    the log. What was ordered and not carried out then is not known to anyone but the scheduler.
+    `kill` tells after which events the driver dies. Its scheduler is lost, and a new one is told
+    the log, which does not contain orders that were not carried out.
     """
 
     trials: list[Trial]
@@ -78,7 +78,7 @@ class Simulation:
     slots: int
     rng: random.Random
     kill: Callable[[int], bool] = lambda _: False
-    until: float = math.inf  # the driver dies for good after so many events
+    until: float = math.inf  # the driver dies for good after this many events
 
     log: list[tuple] = field(default_factory=list)
     answers: list[tuple] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Simulation:
     configs: dict[str, Config] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     reported: dict[int, dict[str, float]] = field(default_factory=dict)
-    decisions: dict[str, Decision] = field(default_factory=dict)  # of those that have not ended
+    decisions: dict[str, Decision] = field(default_factory=dict)  # of trials that have not ended
     standing: dict[str, Order] = field(default_factory=dict)
 
     def run(self) -> "Simulation":
@@ -122,7 +122,7 @@ class Simulation:
         if free and len(self.states) < len(self.trials):
             actions.append(self._begin)
         for order in self._orders():
-            paused = self.states[order.trial] == "paused"  # else it is being carried out
+            paused = self.states[order.trial] == "paused"  # otherwise it is being carried out
             if paused and (isinstance(order, Stop) or free):
                 actions.append(lambda order=order: self._carry_out(order))
         return actions
@@ -131,7 +131,7 @@ class Simulation:
         orders = self.scheduler.orders(idle=self.idle())
         assert len({order.trial for order in orders}) == len(orders)
         for order in orders:
-            # Only the paused, and the same order until they report or end.
+            # Only paused trials get orders, and the same one until they report or end.
             assert self.decisions[order.trial] is Decision.PAUSE
             assert self.standing.setdefault(order.trial, order) == order
         return orders
@@ -160,7 +160,7 @@ class Simulation:
             self._assert_not_best(name)
             self._end(name)
         elif decision is Decision.PAUSE:
-            assert epoch < self.configs[name]["epochs"], "it is to end by itself"
+            assert epoch < self.configs[name]["epochs"], "paused after its last epoch"
             self.states[name] = "paused"
 
     def _carry_out(self, order: Order) -> None:
@@ -185,7 +185,7 @@ class Simulation:
         self.scheduler.end(name)
 
     def _assert_not_best(self, name: str) -> None:
-        """That another was at least as good, at this epoch or before."""
+        """Asserts that another trial was at least as good, at this epoch or before."""
         epoch = self.epochs[name]
         others = [s for e in range(1, epoch + 1) for t, s in self.reported[e].items() if t != name]
         own = [self.reported[e][name] for e in range(1, epoch + 1)]
@@ -193,7 +193,7 @@ class Simulation:
 
 
 def replay(scheduler: Scheduler, log: list[tuple]) -> list[Decision]:
-    """The decisions of a scheduler that is told these events and never asked for orders."""
+    """Returns the decisions of a scheduler that is told these events and never asked for orders."""
     decisions = []
     for kind, trial, *rest in log:
         decision = getattr(scheduler, kind)(trial, *rest)
@@ -224,8 +224,8 @@ studies = given(
 def test_every_study_ends(
     name: str, trials: list[Trial], slots: int, seed: int, missing: int
 ) -> None:
-    # The simulation asserts it: no deadlock, each trial ended once, slots kept, orders only for
-    # the paused and always the same, and never the best one stopped.
+    # The simulation asserts this: no deadlock, each trial ends once, no more trials than slots,
+    # orders only for paused trials and always the same ones, and the best trial is never stopped.
     simulation = simulate(name, trials, slots=slots, seed=seed, missing=missing)
     assert sum(kind == "end" for kind, *_ in simulation.log) == len(trials)
 
@@ -287,7 +287,7 @@ def test_study_resumed_with_more_trials_ends(
     name: str, trials: list[Trial], seed: int, more: int, until: int
 ) -> None:
     study = simulate(name, trials, slots=2, seed=seed, until=until)
-    # A scheduler that is told what happened under another plan lets the new trials end too.
+    # A scheduler that is told the events of a smaller plan also lets the new trials end.
     study.trials = trials + trials[:more]
     study.scheduler = build(name, len(study.trials))
     replay(study.scheduler, study.log)

@@ -1,4 +1,4 @@
-"""What every searcher promises, whatever its library does inside."""
+"""Properties of every searcher, whatever library it uses."""
 
 import math
 import random
@@ -18,8 +18,8 @@ from siftune.searchers.base import Searcher, SpaceExhausted
 from siftune.searchers.optuna import SAMPLERS
 from siftune.space import Config, Space, key
 
-# The shape of the default space of mnist, and values that libraries stumble over: parameters with
-# one value, a range of whole numbers on a log scale.
+# Like the default space of mnist, with entries that are difficult for libraries: parameters with
+# one value, and a range of whole numbers on a log scale.
 ENTRIES: dict[str, Any] = {
     "lr": "loguniform(1e-5, 5e-3)",
     "batch_size": "choice([64, 16, 128, 32])",
@@ -54,7 +54,7 @@ SINGLE = Space.read({"activation": "choice(['relu'])", "momentum": "uniform(0.9,
 
 @dataclass(frozen=True)
 class Case:
-    """A searcher, and how many proposals show what it can do."""
+    """A searcher, and the number of proposals after which it must have learnt."""
 
     name: str
     proposals: int = 40
@@ -78,7 +78,7 @@ CASES = [
     *(
         Case("optuna", proposals, {"sampler": sampler}, learns=sampler != "qmc")
         for sampler, proposals in
-        # The populations of the last ones take longer to learn.
+        # The last two use populations and take longer to learn.
         {"tpe": 40, "gp": 36, "qmc": 40, "cmaes": 120, "nsga2": 120}.items()
     ),
     Case("hebo", 26, {"startup": 10}),
@@ -89,7 +89,7 @@ every_searcher = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 def loss(config: Config) -> float:
-    """Cheap, and with something to learn in each kind of coordinate."""
+    """Returns a loss that is cheap to compute and depends on every kind of parameter."""
     return (
         (math.log10(config["lr"]) + 3) ** 2
         + 4 * config["dropout"]
@@ -104,7 +104,7 @@ Event = Callable[[Searcher], None]
 
 @dataclass
 class Record:
-    """A searcher that was asked and told, and what it was told."""
+    """A searcher, the events that it was told, and the configs that it proposed."""
 
     searcher: Searcher
     events: list[Event] = field(default_factory=list)
@@ -132,7 +132,7 @@ class Record:
 
 @cache
 def studied(case: Case) -> Record:
-    """A study of three slots: two trials are always running, and every ninth fails."""
+    """Runs a study on three slots: two trials are always running, and every ninth fails."""
     record = Record(case.build())
     for number in range(case.proposals):
         record.configs.append(record.searcher.propose(number))
@@ -217,8 +217,8 @@ def test_accepts_results_that_are_all_the_same(case: Case) -> None:
 LARGEST = sys.float_info.max
 
 
-DIVERGED = {"half": 2, "all": 1}  # every so many trials diverge
-# A proposal of HEBO's takes seconds: it meets each value once.
+DIVERGED = {"half": 2, "all": 1}  # every second trial diverges, or every one
+# A proposal of HEBO takes seconds, so it is tested with each value only once.
 ONCE = {("half", 1e200), ("all", LARGEST), ("half", -LARGEST)}
 
 
@@ -247,7 +247,7 @@ def test_accepts_scores_of_trials_that_diverged(case: Case, share: int, diverged
     assert restored.propose(20) == config
 
 
-# Those whose model is of the scores themselves, not of their ranks.
+# Searchers that model the scores themselves, not their ranks.
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -266,20 +266,20 @@ def test_learns_beside_trials_that_diverged(
 
 
 def test_hebo_learns_beside_trials_that_diverged() -> None:
-    learns_beside_trials_that_diverged("hebo", {}, LARGEST)  # once: it takes a quarter of a minute
+    learns_beside_trials_that_diverged("hebo", {}, LARGEST)  # only once, because it takes 15 s
 
 
 def learns_beside_trials_that_diverged(name: str, options: dict[str, Any], diverged: float) -> None:
     space = Space.read({"x": "uniform(0, 1)", "y": "uniform(0, 1)"})
     searcher = Case(name, options=options | {"startup": 5}).build(space)
-    found = []
+    losses = []
     for number in range(20):
         config = searcher.propose(number)
         searcher.begin(f"t{number}", config)
-        found.append((config["x"] - 0.3) ** 2 + (config["y"] - 0.6) ** 2)
-        searcher.end(f"t{number}", diverged if config["x"] > 0.6 else found[-1])
-    # By chance one of nine is as near in a study of twelve.
-    assert min(found[-9:]) < 0.003
+        losses.append((config["x"] - 0.3) ** 2 + (config["y"] - 0.6) ** 2)
+        searcher.end(f"t{number}", diverged if config["x"] > 0.6 else losses[-1])
+    # At random, one of the last nine proposals comes this close in one study of twelve.
+    assert min(losses[-9:]) < 0.003
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if str(c) != "optuna-cmaes"], ids=str)

@@ -1,6 +1,6 @@
-"""entrypoints/tune.py on a machine that seems to have GPUs: Ray hands out what it is told there is.
+"""Runs entrypoints/tune.py as if this machine had other CPUs and GPUs; Ray does not check them.
 
-claimed.py GPUS GIB CPUS [flags]: so many GPUs with so much memory, and CPUs.
+claimed.py GPUS GIB CPUS [flags]: the number of GPUs, the memory of each, and the number of CPUs.
 """
 
 import runpy

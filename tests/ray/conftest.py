@@ -1,4 +1,4 @@
-"""One Ray for all studies of a test run."""
+"""Fixtures for studies: all studies of a test run share one Ray."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def connected() -> Iterator[None]:
-    """Ray with two CPUs, connected for the length of the tests."""
+    """Connects to a Ray with two CPUs for the duration of the tests."""
     from siftune.backend.connect import connect
 
     with connect():
@@ -34,12 +34,12 @@ def connected() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def job(connected: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of drivers that join this Ray."""
+    """Returns the environment variables for drivers that join this Ray."""
     return job_of_this_ray(tmp_path_factory.mktemp("job"))
 
 
 class Result:
-    """A study directory, read."""
+    """The content of a study directory."""
 
     def __init__(self, status: int, directory: Path) -> None:
         self.status = status
@@ -58,12 +58,12 @@ class Result:
 
 @pytest.fixture
 def study(connected: None, tmp_path: Path, mnist_directory: Path) -> Callable[..., Result]:
-    """Runs a study in this process and reads what it left behind."""
+    """Runs a study in this process and reads its directory."""
 
     def run(**layer: Any) -> Result:
         layer = {"name": "study"} | layer
-        found = read([layer], {})
-        status = launch(found, data=mnist_directory, results=tmp_path)
+        request = read([layer], {})
+        status = launch(request, data=mnist_directory, results=tmp_path)
         return Result(status, tmp_path / str(layer["name"]))
 
     return run

@@ -1,7 +1,7 @@
-"""Drivers of studies that can be killed: processes of entrypoints/tune.py in one common Ray.
+"""Drivers that can be killed: processes that run entrypoints/tune.py, all in one Ray.
 
-They are forked from a process that has imported most of what they need, which takes seconds, and
-join the Ray of the tests as a Slurm job's driver joins the job's.
+They are forked from a process that has already done most of the imports, which take seconds. They
+join the tests' Ray in the same way as a Slurm job's driver joins the job's Ray.
 """
 
 import multiprocessing
@@ -19,7 +19,7 @@ import ray
 
 ROOT = Path(__file__).parents[2]
 _FORKS = multiprocessing.get_context("forkserver")
-# Ray itself is not among them: forks of a process that has loaded it draw the same random ids, and
+# Ray itself is not preloaded: forks of a process that has loaded it draw the same random ids, and
 # Ray aborts when two of them connect at the same moment.
 _FORKS.set_forkserver_preload(
     [
@@ -46,8 +46,10 @@ _PATIENCE_S = 400
 
 
 def job_of_this_ray(directory: Path) -> dict[str, str]:
-    """What slurm/tune.sbatch would leave in `directory` for a driver of the Ray that this process
-    is connected to; the driver's environment."""
+    """Writes the files of a Slurm job to `directory`, and returns the driver's environment.
+
+    They are the files of slurm/tune.sbatch, for the Ray that this process is connected to.
+    """
     for name in ("failed", "log"):
         (directory / name).mkdir(parents=True)
     (directory / "ready").touch()
@@ -63,7 +65,7 @@ def job_of_this_ray(directory: Path) -> dict[str, str]:
 
 
 class Driver:
-    """A process of entrypoints/tune.py with these flags, in this directory."""
+    """A process that runs entrypoints/tune.py with these flags, in this directory."""
 
     def __init__(self, flags: list[str], *, directory: Path, environment: dict[str, str]) -> None:
         self._output = Path(tempfile.mkstemp(dir=directory, prefix="output-")[1])
@@ -77,31 +79,31 @@ class Driver:
 
     @property
     def said(self) -> str:
-        """Its output, without the frames of a native stack trace, which hide its first line."""
+        """The output, without native stack frames, which would hide its first line."""
         lines = self._output.read_text().splitlines()
         return "\n".join(line for line in lines if "libpython" not in line)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _PATIENCE_S
         while not condition():
-            assert self._process.is_alive(), f"it ended too early: {self.said}"
-            assert time.monotonic() < deadline, f"the study does not get on: {self.said}"
+            assert self._process.is_alive(), f"the driver ended too early: {self.said}"
+            assert time.monotonic() < deadline, f"the study makes no progress: {self.said}"
             time.sleep(0.005)
 
     def wait_for(self, journal: Path, lines: int) -> None:
-        """Until the journal has so many lines."""
+        """Waits until the journal has at least this many lines."""
         self.wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= lines)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Sends SIGKILL."""
         self._process.kill()
         self._process.join()
 
     def wait(self) -> int | None:
-        """The exit status; None if it was killed, or does not end.
+        """Returns the exit status; None if the driver was killed, also for not ending in time.
 
-        multiprocessing's own is not to be trusted where several threads start processes: each start
-        reads the exit codes of all.
+        multiprocessing's exit code is unreliable if several threads start processes, because each
+        start reads the exit codes of all processes.
         """
         self._process.join(_PATIENCE_S)
         self._process.kill()

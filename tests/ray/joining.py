@@ -1,4 +1,4 @@
-"""Nodes with GPUs, as Ray is told, join and are lost while trials share them."""
+"""Nodes with simulated GPUs join and are lost while trials share the GPUs."""
 
 import os
 import tempfile
@@ -26,17 +26,19 @@ here = Path(tempfile.mkdtemp())
 
 
 def until(count: int) -> None:
-    """Waits until there are so many GPUs. A worker imports torch first, which takes a while beside
-    the cluster's tests."""
+    """Waits until there are `count` GPUs.
+
+    Each worker imports torch first, which takes a while when the cluster's tests run as well.
+    """
     deadline = time.monotonic() + 240
     while packing.gpus[0] != count:
         assert time.monotonic() < deadline, packing.gpus
         slots.refresh()
-        said.extend(message for _, _, message in slots.hear(0.1))
+        messages.extend(message for _, _, message in slots.hear(0.1))
 
 
 def reports() -> list[Report]:
-    return [message for message in said if isinstance(message, Report)]
+    return [message for message in messages if isinstance(message, Report)]
 
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 1})
@@ -51,7 +53,7 @@ setup = Setup(
 )
 placement = Placement(processes=1, cpus=1.0, gpus=0.5, packing=packing)
 slots = Slots(setup, placement, set(), Workers())
-said: list[Message] = []
+messages: list[Message] = []
 
 until(1)
 node = cluster.add_node(num_cpus=4, num_gpus=2)
@@ -68,8 +70,8 @@ assert sorted(places.count(place) for place in set(places)) == [2, 2, 2]
 assert len(set(places[:3])) == 3  # each GPU has one trial before any has two
 deadline = time.monotonic() + 120
 while len(reports()) < 6:
-    assert time.monotonic() < deadline, said
-    said.extend(message for _, _, message in slots.hear(1))
+    assert time.monotonic() < deadline, messages
+    messages.extend(message for _, _, message in slots.hear(1))
 assert sorted(report.metrics["sees"] for report in reports()) == sorted(gpu for _, gpu in places)
 
 cluster.remove_node(node)
@@ -78,11 +80,11 @@ for slot in opened:
     slots.answer(slot, Answer.CONTINUE)
 until(1)
 deadline = time.monotonic() + 60
-while len(lost := [m for m in said if isinstance(m, End)]) < 4:
-    assert time.monotonic() < deadline, said
-    said.extend(message for _, _, message in slots.hear(1))
+while len(lost := [m for m in messages if isinstance(m, End)]) < 4:
+    assert time.monotonic() < deadline, messages
+    messages.extend(message for _, _, message in slots.hear(1))
 assert {end.cause for end in lost} == {Cause.LOST}
-assert slots.open() is None  # the GPU that is left has two
+assert slots.open() is None  # the remaining GPU has two
 cluster.add_node(num_cpus=4, num_gpus=2)
 until(3)
 assert slots.open()

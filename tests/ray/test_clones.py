@@ -1,4 +1,4 @@
-"""A clone of PBT's begins with its donor's weights, whatever happens before it has reported."""
+"""A clone in PBT starts with its donor's weights, whatever happens before its first report."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,8 @@ from drivers import Driver
 from siftune.record import journal
 from siftune.record.journal import Event
 
-# The weights are the name of the trial that they began in. What a clone does first is put in.
+# The weights are the name of the trial that created them. FIRST is replaced by the code that the
+# first clone runs before it trains.
 TRAINABLE = """
     import json, os, signal, tempfile, time
     from pathlib import Path
@@ -40,7 +41,7 @@ TRAINABLE = """
 
 @pytest.fixture
 def tune(job: dict[str, str], tmp_path: Path) -> Callable[..., Driver]:
-    """Starts a study of it, or resumes it."""
+    """Starts or resumes a study of the trainable above."""
 
     def start(first: str = "pass", *, resume: bool = False) -> Driver:
         file = tmp_path / "mine.py"
@@ -53,9 +54,9 @@ def tune(job: dict[str, str], tmp_path: Path) -> Callable[..., Driver]:
     return start
 
 
-def assert_clones_have_their_donors_weights(found: list[Event]) -> None:
+def assert_clones_have_their_donors_weights(events: list[Event]) -> None:
     clones, weights = 0, {}
-    for event in found:
+    for event in events:
         if event["event"] == "restart" and "donor" in event:
             weights[event["trial"]] = weights[event["donor"]]
             clones += 1
@@ -65,23 +66,25 @@ def assert_clones_have_their_donors_weights(found: list[Event]) -> None:
     assert clones == 3
 
 
-def test_it_does_when_its_process_is_killed(tune: Callable[..., Driver], tmp_path: Path) -> None:
+def test_a_clone_has_its_donors_weights_when_its_process_is_killed(
+    tune: Callable[..., Driver], tmp_path: Path
+) -> None:
     driver = tune("os.kill(os.getpid(), signal.SIGKILL)")
     assert driver.wait() == 0, driver.said
-    found = list(journal.events(tmp_path / "results/s"))
-    assert [e["cause"] for e in found if e["event"] == "restart" and "donor" not in e] == ["crash"]
-    assert_clones_have_their_donors_weights(found)
+    events = list(journal.events(tmp_path / "results/s"))
+    assert [e["cause"] for e in events if e["event"] == "restart" and "donor" not in e] == ["crash"]
+    assert_clones_have_their_donors_weights(events)
 
 
-def test_it_does_when_the_study_is_killed_and_its_donor_has_gone_on(
+def test_a_clone_has_its_donors_weights_when_the_study_is_killed_and_its_donor_has_gone_on(
     tune: Callable[..., Driver], tmp_path: Path
 ) -> None:
     study = tmp_path / "results/s"
 
     def gone_on() -> bool:
-        found = list(journal.events(study))
-        restarts = [e for e in found if e["event"] == "restart"]
-        epochs = [(e["trial"], e["epoch"]) for e in found if e["event"] == "epoch"]
+        events = list(journal.events(study))
+        restarts = [e for e in events if e["event"] == "restart"]
+        epochs = [(e["trial"], e["epoch"]) for e in events if e["event"] == "epoch"]
         return any((clone["donor"], clone["epoch"] + 1) in epochs for clone in restarts)
 
     driver = tune("time.sleep(3600)")

@@ -1,4 +1,4 @@
-"""The commands as a person runs them: processes, signals, exit statuses."""
+"""The commands as a user runs them: processes, signals and exit statuses."""
 
 import json
 import os
@@ -46,28 +46,28 @@ def events(directory: Path) -> list[dict[str, Any]]:
 def wait_for_events(directory: Path, count: int) -> None:
     deadline = time.monotonic() + 120
     while len(events(directory)) < count:
-        assert time.monotonic() < deadline, "the study does not get on"
+        assert time.monotonic() < deadline, "the study makes no progress"
         time.sleep(0.05)
 
 
 def outcome(directory: Path) -> dict[str, list[Any]]:
-    """Of each trial: config, epochs with their losses, and state."""
-    found: dict[str, list[Any]] = {}
+    """Returns each trial's config, epochs with their losses, and state."""
+    trials: dict[str, list[Any]] = {}
     for event in events(directory):
-        trial = found.setdefault(event["trial"], [])
+        trial = trials.setdefault(event["trial"], [])
         if event["event"] == "start":
             trial.append(event["config"] | {"nap": None})
         elif event["event"] == "epoch":
             trial.append((event["epoch"], event["metrics"]["loss"]))
         elif event["event"] == "end":
             trial.append(event["state"])
-    return found
+    return trials
 
 
 def test_a_killed_study_goes_on_as_if_it_had_not_been(
     start: Callable[..., Any], tmp_path: Path
 ) -> None:
-    # With every searcher and scheduler, but in one common Ray: test_interrupted.py.
+    # test_interrupted.py tests every searcher and scheduler, but with one Ray for all studies.
     flags = (*STUDY, "--scheduler", "hyperband", "--trials", "5")
     whole = start("tune", *flags, "--name", "whole", "--set", "nap=0")
     assert whole.wait() == 0, whole.stdout.read()
@@ -76,8 +76,8 @@ def test_a_killed_study_goes_on_as_if_it_had_not_been(
     killed.kill()
     killed.wait()
     resumed = start("tune", "--resume", "killed")
-    said = resumed.communicate()[0]
-    assert resumed.returncode == 0, said
+    output = resumed.communicate()[0]
+    assert resumed.returncode == 0, output
     assert outcome(tmp_path / "results/killed") == outcome(tmp_path / "results/whole")
     ends = Counter(e["trial"] for e in events(tmp_path / "results/killed") if e["event"] == "end")
     assert set(ends.values()) == {1}
@@ -89,14 +89,14 @@ def test_a_time_limit_ends_with_75_and_the_study_can_go_on(
 ) -> None:
     flags = (*STUDY, "--scheduler", "none", "--trials", "3", "--name", "s")
     first = start("tune", *flags, "--time-limit", "2s")
-    said = first.communicate()[0]
-    assert first.returncode == 75, said
-    assert "--resume s" in said
+    output = first.communicate()[0]
+    assert first.returncode == 75, output
+    assert "--resume s" in output
     summary = json.loads((tmp_path / "results/s/summary.json").read_text())
     assert summary["trials"]["running"] == 1
     second = start("tune", "--resume", "s", "--time-limit", "600")
-    said = second.communicate()[0]
-    assert second.returncode == 0, said
+    output = second.communicate()[0]
+    assert second.returncode == 0, output
     assert json.loads((tmp_path / "results/s/summary.json").read_text())["restarts"] == 1
     epochs = [e["epoch"] for e in events(tmp_path / "results/s") if e["event"] == "epoch"]
     assert epochs == [*range(1, 10)] * 3
@@ -106,10 +106,10 @@ def test_ctrl_c_saves_and_stops(start: Callable[..., Any], tmp_path: Path) -> No
     process = start("tune", *STUDY, "--trials", "3", "--name", "s")
     wait_for_events(tmp_path / "results/s", 3)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[0]
-    assert process.returncode == 75, said
-    assert "--resume s" in said
-    assert "Traceback" not in said
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 75, output
+    assert "--resume s" in output
+    assert "Traceback" not in output
     assert (tmp_path / "results/s/report.html").is_file()
 
 
@@ -126,13 +126,13 @@ def test_a_log_file_has_a_line_per_event_and_nothing_redrawn(
     start: Callable[..., Any], tmp_path: Path
 ) -> None:
     process = start("tune", *STUDY, "--trials", "2", "--set", "nap=0", "--name", "s")
-    said = process.communicate()[0]
-    assert process.returncode == 0, said
-    assert "\r" not in said
-    assert "\x1b" not in said
-    lines = [line for line in said.splitlines() if re.match(r"\d\d:\d\d:\d\d trial ", line)]
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    assert "\r" not in output
+    assert "\x1b" not in output
+    lines = [line for line in output.splitlines() if re.match(r"\d\d:\d\d:\d\d trial ", line)]
     assert len(lines) == len(events(tmp_path / "results/s"))
-    assert said.count("no GPU found") <= 1
+    assert output.count("no GPU found") <= 1
 
 
 def test_a_terminal_shows_one_table(start: Callable[..., Any], tmp_path: Path) -> None:
@@ -146,14 +146,14 @@ def test_a_terminal_shows_one_table(start: Callable[..., Any], tmp_path: Path) -
         stderr=terminal,
     )
     os.close(terminal)
-    said = b""
+    output = b""
     while True:
         try:
-            said += os.read(controller, 65536)
-        except OSError:  # the other end is closed
+            output += os.read(controller, 65536)
+        except OSError:  # raised when the other end is closed
             break
-    assert process.wait() == 0, said.decode()
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
+    assert process.wait() == 0, output.decode()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode())
     assert "2 of 2 trials done" in text
     assert "best loss" in text
     assert "left" in text
@@ -164,15 +164,15 @@ def test_the_quick_preset_says_that_it_is_a_part(start: Callable[..., Any], tmp_
     flags = [flag for setting in small for flag in ("--set", setting)]
     flags += ["--trials", "2", "--searcher", "random", "--name", "s"]
     tune = start("tune", "--preset", "quick", *flags)
-    said = tune.communicate()[0]
-    assert tune.returncode == 0, said
-    assert "10,000 of MNIST's 60,000" in said
+    output = tune.communicate()[0]
+    assert tune.returncode == 0, output
+    assert "10,000 of MNIST's 60,000" in output
     assert "images: 10000" in (tmp_path / "results/s/study.yaml").read_text()
     best = json.loads((tmp_path / "results/s/best.json").read_text())
     evaluate = start("train", "--from", "results/s/best.json")
-    said = evaluate.communicate()[0]
-    assert evaluate.returncode == 0, said
-    figures = dict(line.split(": ") for line in said.splitlines() if ": " in line)
+    output = evaluate.communicate()[0]
+    assert evaluate.returncode == 0, output
+    figures = dict(line.split(": ") for line in output.splitlines() if ": " in line)
     assert float(figures["val_accuracy"]) == pytest.approx(
         best["metrics"]["val_accuracy"], abs=1e-6
     )
@@ -181,10 +181,10 @@ def test_the_quick_preset_says_that_it_is_a_part(start: Callable[..., Any], tmp_
 
 def test_train_runs_one_config_without_a_ray_process(start: Callable[..., Any]) -> None:
     process = start("train", "--trainable", "napper.py:train", "--set", "x=0.5", "--set", "nap=0")
-    said = process.communicate()[0]
-    assert process.returncode == 0, said
-    assert said.count("loss=") == 9
-    assert "loss=1.25" in said
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    assert output.count("loss=") == 9
+    assert "loss=1.25" in output
 
 
 def test_no_data_source_is_an_error_before_any_trial(
@@ -192,9 +192,9 @@ def test_no_data_source_is_an_error_before_any_trial(
 ) -> None:
     (tmp_path / "file").touch()
     process = start("tune", "--data", "file/data", "--name", "s")
-    said = process.communicate()[0]
+    output = process.communicate()[0]
     assert process.returncode == 1
-    assert "file/data" in said
+    assert "file/data" in output
     assert not (tmp_path / "results/s").exists()
 
 
@@ -219,7 +219,7 @@ def test_what_a_killed_driver_left_in_tmp_goes_with_the_next(
     while subprocess.run(["pgrep", "-f", str(left)], capture_output=True).returncode == 0:
         assert time.monotonic() < deadline, "Ray outlives its driver"
         time.sleep(0.5)
-    os.utime(left / "alive", (0, 0))  # as if it had been long ago
+    os.utime(left / "alive", (0, 0))  # makes it look old
     process = start("tune", *STUDY, "--trials", "1", "--set", "nap=0", "--name", "t")
     assert process.wait() == 0, process.stdout.read()
     assert not left.exists()
@@ -232,11 +232,11 @@ def test_a_killed_ray_is_said_and_the_study_goes_on(
     process = start("tune", *STUDY, "--scheduler", "none", "--trials", "3", "--name", "s")
     wait_for_events(tmp_path / "results/s", 2)
     subprocess.run(["pkill", "-KILL", "-x", part, "-P", str(process.pid)], check=True)
-    said = process.communicate(timeout=20)[0]
+    output = process.communicate(timeout=20)[0]
     assert process.returncode == 1
-    assert "Ray was killed" in said
-    assert "--resume s" in said
-    assert "Traceback" not in said
+    assert "Ray was killed" in output
+    assert "--resume s" in output
+    assert "Traceback" not in output
     assert "ended" in json.loads((tmp_path / "results/s/driver.json").read_text())
     again = start("tune", "--resume", "s")
     assert again.wait() == 0, again.stdout.read()

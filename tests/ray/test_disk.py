@@ -1,4 +1,4 @@
-"""What a study does where its disk is full, or cannot be written any more: with real disks."""
+"""Studies on real disks that are full or become read-only."""
 
 import json
 import os
@@ -31,16 +31,16 @@ def unmount(place: Path) -> None:
 
 
 def once_free(*command: str | Path) -> None:
-    """Runs the command once the trials of a driver that has ended have closed their files."""
+    """Repeats the command until the trials of an ended driver have closed their files."""
     deadline = time.monotonic() + 60
     while subprocess.run(command, capture_output=True).returncode:
-        assert time.monotonic() < deadline, f"{command} fails: something uses it"
+        assert time.monotonic() < deadline, f"{command} fails: the disk is still in use"
         time.sleep(0.2)
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
+    """Mounts a file system of 2 MiB."""
     place = tmp_path / "small"
     place.mkdir()
     sh("mount", "-t", "tmpfs", "-o", "size=2m", "none", place)
@@ -50,7 +50,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def ext4(tmp_path: Path) -> Iterator[Path]:
-    """A disk, in a file."""
+    """Mounts an ext4 file system that is stored in a file of 32 MiB."""
     place, image = tmp_path / "ext4", tmp_path / "image"
     place.mkdir()
     with image.open("wb") as file:
@@ -63,7 +63,7 @@ def ext4(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def tune(job: dict[str, str], tmp_path: Path) -> Callable[..., Driver]:
-    """Starts a study of walker.py on that disk, or resumes it."""
+    """Starts or resumes a study of walker.py with its results on the given disk."""
     walker = shutil.copy(WALKER, tmp_path)
 
     def start(results: Path, *, weights_kib: int = 0, resume: bool = False) -> Driver:
@@ -113,7 +113,7 @@ def test_checkpoints_that_fill_the_disk_stop_the_study_until_there_is_room(
     assert_stopped_for_good_reason(
         tune(small, weights_kib=400), small / "s", "No space left on device"
     )
-    again = tune(small, resume=True)  # at once: there is no room yet
+    again = tune(small, resume=True)  # before space is freed
     assert_stopped_for_good_reason(again, small / "s", "No space left on device")
     sh("mount", "-o", "remount,size=64m", small)
     assert_finishes(tune(small, resume=True), small / "s")
@@ -138,9 +138,9 @@ def test_a_disk_that_fails_stops_the_study_until_it_is_mended(
 ) -> None:
     driver = tune(ext4)
     driver.wait_for(ext4 / "s/trials.jsonl", 12)
-    sh("mount", "-o", "remount,abort", ext4)  # as the kernel does upon an error of the disk
+    sh("mount", "-o", "remount,abort", ext4)  # as the kernel does after a disk error
     assert_stopped_for_good_reason(driver, ext4 / "s", "Read-only file system")
-    # What was not on the disk yet is lost, as in a power cut.
+    # Data that was not on the disk yet is lost, as in a power cut.
     unmount(ext4)
     subprocess.run(["e2fsck", "-y", ext4.with_name("image")], capture_output=True)
     sh("mount", "-o", "loop", ext4.with_name("image"), ext4)

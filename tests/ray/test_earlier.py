@@ -1,6 +1,6 @@
 """Studies of earlier versions continue.
 
-earlier/ holds two that were written when workers still trained trials in their own process: one was
+earlier/ holds two studies of a version whose workers trained trials in their own process. One was
 saved at its time limit, the other was killed.
 """
 
@@ -34,7 +34,7 @@ def test_a_study_of_an_earlier_version_goes_on(name: str, tmp_path: Path) -> Non
     assert after[: len(before)] == before
     ends = [event["trial"] for event in after if event["event"] == "end"]
     assert sorted(ends) == [f"{number:04d}" for number in range(1, 9)]
-    # An epoch counts on from the checkpoint that the earlier version wrote.
+    # Epochs continue from the checkpoint that the earlier version wrote.
     epochs = [event for event in after if event["event"] == "epoch"]
     assert all(event["metrics"]["steps"] == event["epoch"] for event in epochs)
     trained = [(event["trial"], event["epoch"]) for event in epochs]

@@ -1,4 +1,4 @@
-"""Faults of nodes and of user code that no study may end of."""
+"""Faults of nodes and of user code. None of them may end a study without a reason."""
 
 import json
 import os
@@ -18,7 +18,7 @@ HEAD = "import os, pickle, sys, tempfile, time\nfrom pathlib import Path\nfrom r
 
 
 class Ran:
-    """A study of entrypoints/tune.py that has ended."""
+    """The result of a study run by entrypoints/tune.py."""
 
     def __init__(self, directory: Path, status: int, said: str) -> None:
         self.directory = directory
@@ -38,7 +38,7 @@ class Ran:
 
 @pytest.fixture
 def tune(tmp_path: Path) -> Callable[..., Ran]:
-    """Runs a study of a function in a Ray of its own."""
+    """Runs a study of a function with its own Ray."""
 
     def run(body: str, *flags: str, **variables: str) -> Ran:
         (tmp_path / "mine.py").write_text(HEAD + dedent(body))
@@ -63,8 +63,7 @@ def tune(tmp_path: Path) -> Callable[..., Ran]:
 def test_a_worker_that_rays_memory_monitor_kills_costs_its_trial_a_retry(
     tune: Callable[..., Ran],
 ) -> None:
-    """The monitor looks at the memory of the whole node: the first trial takes some, and then more
-    than the threshold is in use."""
+    """The monitor watches the memory of the whole node: the first trial exceeds its threshold."""
     total, available = (_meminfo(name) for name in ("MemTotal", "MemAvailable"))
     threshold = 1 - available / total + 0.1
     body = f"""
@@ -81,14 +80,14 @@ def test_a_worker_that_rays_memory_monitor_kills_costs_its_trial_a_retry(
     assert ran.states == ["completed", "completed", "failed"]
     (failed,) = (e for e in ran.of("end") if e["state"] == "failed")
     assert "the node has run out of memory" in failed["error"]
-    # The monitor may end another trial as well: what else runs on this machine also counts.
+    # The monitor also counts other programs on this machine, so it may end another trial as well.
     again = [e["cause"] for e in ran.of("restart") if e["trial"] == failed["trial"]]
     assert again == ["memory"]
     assert "Traceback" not in ran.said
 
 
 def _meminfo(name: str) -> int:
-    """In bytes."""
+    """Returns a value of /proc/meminfo in bytes."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return 1024 * int(line.split()[1])
@@ -103,10 +102,11 @@ def test_workers_that_are_killed_at_once_end_the_study_with_their_reason(
         *("--searcher", "random", "--trials", "2"),
         RAY_memory_usage_threshold="0.001",
     )
-    # Some may live until a trial has begun, which then fails after its retries.
+    # Some workers may live until a trial has begun, which then fails after its retries.
     assert ran.status in (1, 75), ran.said
     assert (
-        "workers end before they have trained a trial: the node has run out of memory" in ran.said
+        "the workers exit before any trial has reported an epoch: the node has run out of memory"
+        in ran.said
     )
     assert "Traceback" not in ran.said
 
@@ -133,7 +133,9 @@ def test_the_full_disk_of_the_only_node_stops_the_study_and_fails_no_trial(
     finally:
         subprocess.run(["umount", "-l", scratch], check=True)
     assert ran.status == 75, ran.said
-    assert f"{os.uname().nodename} is left out: cannot write to {scratch}" in ran.said
+    assert (
+        f"{os.uname().nodename} is excluded from the study: cannot write to {scratch}" in ran.said
+    )
     assert "No space left on device" in ran.said
     assert ran.states == []
 
@@ -185,7 +187,7 @@ def test_nothing_that_a_trial_raises_returns_or_names_ends_the_study(
 def test_a_trial_keeps_its_best_and_its_last_checkpoint_and_best_json_names_one(
     tune: Callable[..., Ran],
 ) -> None:
-    """Whether scores are equal, and whether the trial was interrupted."""
+    """The parameters are whether scores are equal, and whether the trial was interrupted."""
     body = """
     SPACE = {"x": tune.uniform(0, 1), "epochs": 6}
     def train(config):

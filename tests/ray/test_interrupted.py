@@ -1,6 +1,6 @@
-"""The measure: a study that was killed and resumed is the study that was not.
+"""A study that was killed and resumed has the same results as an uninterrupted one.
 
-For every pair of searcher and scheduler, with real Ray and a real kill -9 of the driver.
+Tested for every pair of searcher and scheduler, with a real Ray and SIGKILL to the driver.
 """
 
 import json
@@ -34,14 +34,14 @@ PAIRS = [(s, c) for s in SEARCHERS for c in SCHEDULERS if refusal(s, c) is None]
 WALKER = Path(__file__).with_name("walker.py")
 TABLE = "src/siftune/searchers/README.md"
 TRIALS, EPOCHS = 10, 4
-# Few results before the first model, so that most proposals after a kill are a model's.
+# Few results before the first model, so that most proposals after a kill come from a model.
 SEARCHER_ARGS = {"optuna": "startup=2", "hebo": "startup=5", "bayesopt": "startup=2"}
 SEARCHER_ARGS["bohb"] = "min_points=2"
 SCHEDULER_ARGS = {name: "eta=2" for name in ("asha", "hyperband", "bohb")}
 
 
 class Ran:
-    """A study directory, read; `begun` epochs of its trials, also those that a kill cut short."""
+    """The content of a study directory. `begun` also counts epochs that a kill cut short."""
 
     def __init__(self, directory: Path, *, kills: tuple[int, ...]) -> None:
         self.kills = kills
@@ -61,7 +61,7 @@ class Ran:
         return sum(len(trial.epochs) for trial in self.trials.values())
 
     def decided(self) -> dict[str, Any]:
-        """What became of each trial, and what is best."""
+        """Returns each trial's config, epochs and state, and the best trial."""
         trials = {
             name: (trial.config, trial.epochs, trial.state) for name, trial in self.trials.items()
         }
@@ -70,7 +70,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def run(job: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ran]:
-    """Runs a study to its end, with kill -9 of its driver after these lines of the journal."""
+    """Runs a study to its end. Kills its driver with SIGKILL after these lines of the journal."""
     base = tmp_path_factory.mktemp("studies")
 
     def begin(
@@ -88,8 +88,8 @@ def run(job: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callab
         flags += ["--cpus-per-trial", "0.2"]  # many studies run at the same time
         flags += ["--space", f"{walker}:GRID"] if searcher == "grid" else []
         if searcher in SEARCHER_ARGS:
-            # A model of hebo's takes seconds: elsewhere a few are enough. Of hyperband's trials
-            # most have begun when the fifth ends.
+            # A model of HEBO takes seconds, so most pairs use only a few. With hyperband, most
+            # trials have started when the fifth ends, so the model must start earlier.
             early = pair == ("hebo", "hyperband")
             flags += ["--searcher-arg", "startup=2" if early else SEARCHER_ARGS[searcher]]
         if scheduler in SCHEDULER_ARGS:
@@ -114,7 +114,7 @@ def run(job: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 
 def _epochs(study: Path, trial: str) -> int:
-    """How many epochs the journal says that the trial has trained."""
+    """Returns the number of epochs of the trial in the journal."""
     events = journal.events(study)
     return max((e["epoch"] for e in events if e["trial"] == trial and "metrics" in e), default=0)
 
@@ -123,14 +123,16 @@ def _epochs(study: Path, trial: str) -> int:
 def ran(
     run: Callable[..., Ran], request: pytest.FixtureRequest
 ) -> Iterator[dict[tuple[str, str], list[Future[Ran]]]]:
-    """Of each pair, the study as it is; killed twice; in two slots, and killed once. They wait
-    for processes to start more than for processors: some run ahead of the test that asks."""
+    """Yields three studies per pair: uninterrupted, killed twice, and killed once with two slots.
+
+    Several run at once, ahead of their tests: they mostly wait for processes to start.
+    """
     wanted = [getattr(item, "callspec", None) for item in request.session.items]
     studies: dict[tuple[str, str], list[Future[Ran]]] = {}
     with ThreadPoolExecutor(5) as threads:
         for pair in [call.params["pair"] for call in wanted if call and "pair" in call.params]:
             rng = random.Random("-".join(pair))
-            # In pbt all trials begin before the first is cloned.
+            # With PBT, all trials start before the first is cloned.
             first = rng.randint(22, 40) if pair[1] == "pbt" else rng.randint(6, 16)
             second = first + rng.randint(4, 12)
             studies[pair] = [
@@ -142,7 +144,7 @@ def ran(
         threads.shutdown(cancel_futures=True)
 
 
-found: dict[tuple[str, str], str] = {}  # for the table in TABLE
+results: dict[tuple[str, str], str] = {}  # for the table in TABLE
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
@@ -150,9 +152,9 @@ def test_a_killed_study_is_the_study_that_was_not(
     ran: dict[tuple[str, str], list[Future[Ran]]], pair: tuple[str, str]
 ) -> None:
     whole, killed, in_two_slots = [study.result() for study in ran[pair]]
-    found[pair] = "differs"
+    results[pair] = "differs"
     assert killed.decided() == whole.decided()
-    found[pair] = "same"
+    results[pair] = "same"
 
     for study in (killed, in_two_slots):
         assert_nothing_is_lost_or_doubled(study)
@@ -163,7 +165,7 @@ def test_a_killed_study_is_the_study_that_was_not(
 
 
 def lose_lines(study: Path, trial: str) -> None:
-    """The end of the journal was not on the disk yet; the rest was."""
+    """Removes the end of the journal, as if only that had not been on the disk yet."""
     path = study / "trials.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
 
@@ -179,9 +181,9 @@ def lose_files(study: Path, trial: str) -> None:
 
 
 def checkpoints(study: Path, trial: str) -> list[Path]:
-    found = sorted((study / "checkpoints" / trial).glob("checkpoint_*"))
-    assert found
-    return found
+    directories = sorted((study / "checkpoints" / trial).glob("checkpoint_*"))
+    assert directories
+    return directories
 
 
 def lose_checkpoints(study: Path, trial: str) -> None:
@@ -199,7 +201,7 @@ def truncate_last_checkpoint(study: Path, trial: str) -> None:
 
 
 def test_what_a_power_cut_takes_is_done_again(run: Callable[..., Ran]) -> None:
-    """Trial after trial, killed after its second epoch, something that was written is lost."""
+    """Kills the driver in each trial after its second epoch, and each time removes other data."""
     spoil: tuple[Callable[[Path, str], None], ...] = (lose_lines, tear_line, lose_files)
     spoil += (lose_checkpoints, empty_checkpoints, truncate_last_checkpoint)
     with ThreadPoolExecutor() as threads:
@@ -217,7 +219,7 @@ def assert_nothing_is_lost_or_doubled(ran: Ran) -> None:
         assert (trial.state, trial.epoch < EPOCHS) in {("completed", False), ("pruned", True)}
     slots = ran.study.concurrent or 0
     assert 0 <= ran.begun - ran.epochs <= len(ran.kills) * slots, "epochs trained again"
-    # An epoch that was trained again is the same.
+    # An epoch that was trained again has the same metrics.
     metrics: dict[tuple[str, int], Any] = {}
     for event in ran.events:
         if event["event"] == "epoch":
@@ -231,8 +233,10 @@ def assert_nothing_is_lost_or_doubled(ran: Ran) -> None:
 
 
 def assert_decisions_are_those_of_one_scheduler(ran: Ran) -> None:
-    """A scheduler that is told the whole journal, and never was interrupted, decides of each
-    epoch what became of its trial: rungs are what they would have been."""
+    """Asserts that one uninterrupted scheduler, told the whole journal, decides the same.
+
+    This shows that an interruption does not change the rungs.
+    """
     scheduler = ran.study.build_scheduler()
     trials: dict[str, Trial] = {}
     decisions: dict[str, Decision] = {}
@@ -267,8 +271,11 @@ def assert_decisions_are_those_of_one_scheduler(ran: Ran) -> None:
 
 
 def assert_proposals_are_those_of_one_searcher(ran: Ran) -> None:
-    """A searcher that is told the whole journal proposes, at each start after the first kill, the
-    config that was trained; and one that is told nothing would not, if there is a model."""
+    """Asserts that one searcher, told the whole journal, proposes the configs that were trained.
+
+    Checks each trial started after the first kill. A searcher that is told nothing must propose
+    other configs, if the searcher has a model.
+    """
     searcher = ran.study.build_searcher()
     trials: dict[str, Trial] = {}
     known: set[str] = set()
@@ -277,7 +284,7 @@ def assert_proposals_are_those_of_one_searcher(ran: Ran) -> None:
         name, kind, epoch = event["trial"], event["event"], event.get("epoch")
         if kind == "start" and line > ran.kills[0]:
             number = len(trials)
-            if "knew" in event:  # it was computed ahead
+            if "knew" in event:  # the proposal was computed ahead
                 assert event["config"] in proposed(ran.study, ran.events, number, event["knew"])
             else:
                 assert event["config"] == propose(searcher, number, known)
@@ -296,17 +303,17 @@ def assert_proposals_are_those_of_one_searcher(ran: Ran) -> None:
 
 
 def propose(searcher: Searcher, number: int, known: set[str]) -> Config:
-    """The first proposal that was not trained before."""
+    """Returns the first proposal that was not trained before."""
     proposals = (searcher.propose(number, attempt) for attempt in range(20))
     return next(config for config in proposals if key(config) not in known)
 
 
 def test_the_table_of_killed_studies_is_what_was_found() -> None:
-    if len(found) < len(PAIRS):
-        pytest.skip("the table needs all pairs, and only some were run")
+    if len(results) < len(PAIRS):
+        pytest.skip("the table needs all pairs, but only some were run")
     rows = ["| | " + " | ".join(f"`{name}`" for name in SCHEDULERS) + " |"]
     rows.append("|---" * (1 + len(SCHEDULERS)) + "|")
     for searcher in SEARCHERS:
-        cells = [found.get((searcher, scheduler), "—") for scheduler in SCHEDULERS]
+        cells = [results.get((searcher, scheduler), "—") for scheduler in SCHEDULERS]
         rows.append(f"| `{searcher}` | " + " | ".join(cells) + " |")
     assert_part(TABLE, "interrupted", rows)

@@ -1,4 +1,4 @@
-"""A trainable of the user's own, of each kind, from the example to a study."""
+"""Each kind of user trainable works, from the example to a study."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ def test_an_example_trains_alone_and_in_a_study(kind: str, tmp_path: Path) -> No
     lines = (tmp_path / "results" / "s" / "trials.jsonl").read_text().splitlines()
     states = [event["state"] for event in map(json.loads, lines) if event["event"] == "end"]
     assert len(states) == 6
-    assert {"completed", "pruned"} == set(states)  # a pruned one leaves its process for the next
+    assert {"completed", "pruned"} == set(states)  # after a pruned trial the next one starts
     assert not [event for event in map(json.loads, lines) if event["event"] == "restart"]
 
 

@@ -1,4 +1,4 @@
-"""Trials share GPUs as their memory allows: real studies on GPUs that Ray is told there are."""
+"""Trials share GPUs as their memory allows: real studies on simulated GPUs."""
 
 import json
 import os
@@ -12,8 +12,8 @@ import pytest
 HERE = Path(__file__).parent
 STAND_INS = HERE.parent / "stand_ins"
 
-# What a trial takes is said and not measured; the rest is as it is. Where it would take more than
-# its part it ends as torch ends it.
+# The memory of a trial is given and not measured; the rest is real. A trial that needs more than
+# its limit ends with torch's out-of-memory error.
 TRAINABLE = """
 import time
 from pathlib import Path
@@ -44,7 +44,7 @@ def train(config):
 
 
 def run(directory: Path, *flags: str, gpus_per_trial: float) -> str:
-    """A study of the trainable on two GPUs with 80 GiB each; what it said."""
+    """Runs a study of the trainable on two GPUs with 80 GiB each; returns its output."""
     (directory / "mine.py").write_text(TRAINABLE)
     flags = ("--trainable", "mine.py:train", "--name", "s", "--searcher", "grid", *flags)
     flags += ("--scheduler", "none", "--cpus-per-trial", "1")
@@ -63,7 +63,7 @@ def run(directory: Path, *flags: str, gpus_per_trial: float) -> str:
 
 
 def together(events: list[dict[str, Any]], gpu: str, *, until: float | None = None) -> int:
-    """Most epochs that were trained on the GPU at once."""
+    """Returns the largest number of epochs that were trained on the GPU at the same time."""
     here = [e for e in events if e["event"] == "epoch" and e["gpu"] == gpu]
     spans = [(e["time"] - 0.9 * e["seconds"], e["time"], e["trial"]) for e in here]
     return max(
@@ -75,20 +75,21 @@ def together(events: list[dict[str, Any]], gpu: str, *, until: float | None = No
 
 @pytest.mark.timeout(300)
 def test_trials_share_a_gpu_once_the_first_has_shown_what_it_takes(tmp_path: Path) -> None:
-    said = run(tmp_path, gpus_per_trial=0.25)
+    output = run(tmp_path, gpus_per_trial=0.25)
     lines = (tmp_path / "results/s/trials.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
-    assert "up to 4 trials share a GPU: each GPU starts with one trial" in said
-    assert "a trial takes 8.0 GiB of 80: 4 share a GPU" in said
+    assert "up to 4 trials share a GPU: each GPU starts with one trial" in output
+    assert "a trial uses 8.0 of a GPU's 80 GiB, so a GPU can run 4 trials at a time" in output
     epochs = [e for e in events if e["event"] == "epoch"]
     for gpu in ("0", "1"):
         assert together(events, gpu, until=epochs[0]["time"]) == 1
         assert together(events, gpu) <= 4
     assert max(together(events, gpu) for gpu in ("0", "1")) >= 2
-    # The one that needs more than a part is tried again, with a GPU of its own.
+    # The trial that needs more than its share is retried with a GPU of its own.
     (again,) = (e for e in events if e["event"] == "restart")
     assert again["cause"] == "memory"
-    assert "a trial takes 30.0 GiB of 80: 2 of the 4 fit on a GPU" in said
+    more = "a trial uses 30.0 of a GPU's 80 GiB, so a GPU can run 2 trials at a time, not 4"
+    assert more in output
     its = [e for e in epochs if e["trial"] == again["trial"]]
     assert [e["gpu_mib"] for e in its] == [30 * 1024] * 3
     for mine in its:
@@ -103,7 +104,7 @@ def test_trials_share_a_gpu_once_the_first_has_shown_what_it_takes(tmp_path: Pat
 
 @pytest.mark.timeout(900)
 def test_gpus_come_and_go_with_their_nodes() -> None:
-    # Not those of the tests' own Ray: there this one would not know its own certificate.
+    # Without the variables of the tests' Ray, whose certificate differs from that of this Ray.
     without = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SIFTUNE_"))}
     command = [sys.executable, HERE / "joining.py"]
     done = subprocess.run(command, env=without, capture_output=True, text=True, check=False)

@@ -1,6 +1,6 @@
-"""A real study on real MNIST with every searcher and with every scheduler.
+"""Real studies on real MNIST, with every searcher and with every scheduler.
 
-All pairs of them, killed and not, are in test_interrupted.py, with a trainable that is faster.
+test_interrupted.py tests all pairs, killed and uninterrupted, with a faster trainable.
 """
 
 import os
@@ -13,8 +13,8 @@ import pytest
 from siftune.schedulers import SCHEDULERS
 from siftune.searchers import SEARCHERS
 
-# Small networks on a small part, so that studies end in seconds; conditions and kinds as in
-# the default space.
+# Small networks and few images, so that studies end in seconds. Conditions and kinds of parameters
+# are as in the default space.
 SPACE = {
     "lr": "loguniform(1e-4, 1e-2)",
     "batch_size": "choice([32, 64])",
@@ -96,11 +96,11 @@ def test_a_study_runs_to_its_end(study: Callable[..., Any], searcher: str, sched
 
 
 def _most_at_once(events: list[dict[str, Any]]) -> int:
-    """Trials inside an epoch at the same moment, by the journal's own times."""
+    """Returns the most trials inside an epoch at the same moment, by the times in the journal."""
     edges: list[tuple[float, int]] = []
     for event in events:
         if event["event"] == "epoch":
-            # A hundredth of a second off each side: times are taken where the report arrives.
+            # Cuts 10 ms off each side, because times are taken when the report arrives.
             begin, end = event["time"] - event["seconds"] + 0.01, event["time"] - 0.01
             edges += [(begin, 1), (end, -1)] if begin < end else []
     most = now = 0

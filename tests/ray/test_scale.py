@@ -1,4 +1,4 @@
-"""The simulation of many slots, by which make bench measures, goes with the tuner as it is."""
+"""The simulation of many slots in `make bench` works with the current driver."""
 
 from tests.bench import scale
 

@@ -1,4 +1,4 @@
-"""What becomes of trials that go wrong, and of a function of the user's own."""
+"""Trials that fail, and trainables written by the user."""
 
 import json
 import math
@@ -11,16 +11,16 @@ import pytest
 
 
 def states(result: Any) -> dict[str, int]:
-    """How many trials are in each state, of those in which there are any."""
+    """Returns the number of trials in each state, without states that have none."""
     return {state: count for state, count in result.summary["trials"].items() if count}
 
 
 @pytest.fixture
 def mine(study: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
-    """Runs a study of a function in a file of the user's."""
+    """Runs a study of a function in a user's file."""
 
     def run(body: str, **layer: Any) -> Any:
-        # A name of its own: a module is loaded once per process.
+        # Each function gets its own file name, because a module is loaded only once per process.
         file = tmp_path / f"mine_{abs(hash(body)):x}.py"
         head = 'from ray import tune\nSPACE = {"x": tune.choice([1, 2, 3, 4])}\n'
         file.write_text(head + dedent(body))
@@ -98,9 +98,9 @@ def test_a_study_whose_trials_all_raise_ends_with_1(
     result = mine("def train(config):\n    raise ValueError('never')\n")
     assert result.status == 1
     assert result.summary["trials"]["failed"] == 4
-    said = capsys.readouterr()
-    assert "ValueError: never" in said.out
-    assert "no trial succeeded" in said.err
+    output = capsys.readouterr()
+    assert "ValueError: never" in output.out
+    assert "no trial succeeded" in output.err
 
 
 def test_a_nan_fails_its_trial_and_the_searcher_is_told(mine: Callable[..., Any]) -> None:
@@ -123,7 +123,7 @@ def test_a_metric_never_reported_is_named_with_those_that_are(mine: Callable[...
     result = mine("def train(config):\n    tune.report({'val_loss': 1})\n", metric="loss")
     assert result.status == 1
     error = result.of("end")[0]["error"]
-    assert "did not report 'loss' but val_loss" in error
+    assert "reported val_loss, but not 'loss'" in error
     assert "--metric" in error
 
 
@@ -155,7 +155,7 @@ def test_a_trial_whose_process_always_dies_is_tried_again_and_fails_alone(
         assert error == "its process ended with SIGSEGV, a segmentation fault in native code"
 
 
-# In its second epoch trial x = 3 fails, the first time; there is a checkpoint of the first.
+# The trial with x = 3 fails in its second epoch, but only once. It has a checkpoint of the first.
 FAILS_ONCE = """
 import ctypes, json, os, signal, tempfile, time
 from pathlib import Path
@@ -233,10 +233,10 @@ def test_a_full_disk_stops_the_study_and_fails_no_trial(
     assert result.status == 1
     assert result.summary["trials"]["failed"] == 0
     assert result.summary["trials"]["running"] >= 1
-    said = capsys.readouterr().err
-    assert "cannot save" in said
-    assert "No space left on device" in said
-    assert "--resume study" in said
+    errors = capsys.readouterr().err
+    assert "cannot save" in errors
+    assert "No space left on device" in errors
+    assert "--resume study" in errors
 
 
 STATEFUL = """
@@ -290,7 +290,7 @@ def test_paused_trials_go_on_all_at_once(mine: Callable[..., Any]) -> None:
     assert states(result) == {"completed": 4}
     epochs = result.of("epoch")
     assert len(epochs) == 16
-    # Of each generation one is a clone: the others do not wait for it to have trained.
+    # One trial of each generation is a clone, and the others do not wait for its training.
     together = 0
     for clone in result.of("restart"):
         generation = [e for e in epochs if e["epoch"] == clone["epoch"] + 1]
@@ -340,8 +340,8 @@ def test_auto_says_what_it_chose_and_why(
     mine: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = mine("def train(config):\n    tune.report({'loss': 1})\n", searcher="auto")
-    said = capsys.readouterr().out
-    assert "searcher grid: the space has 4 configs" in said
+    output = capsys.readouterr().out
+    assert "searcher grid: the space has 4 configs" in output
     assert "searcher: grid" in (result.directory / "study.yaml").read_text()
 
 
@@ -354,7 +354,7 @@ def test_a_finished_study_takes_more_trials(
     mine("def train(config):\n    tune.report({'loss': config['x']})\n", trials=2)
     more = read_resumed(tmp_path / "study", {"trials": 3})
     assert launch(more, data=tmp_path, results=tmp_path, resume=True) == 0
-    assert launch(more, data=tmp_path, results=tmp_path, resume=True) == 0  # nothing is left
+    assert launch(more, data=tmp_path, results=tmp_path, resume=True) == 0  # no work is left
     lines = (tmp_path / "study" / "trials.jsonl").read_text().splitlines()
     assert sum('"event": "start"' in line for line in lines) == 3
     assert "trials: 3" in (tmp_path / "study" / "study.yaml").read_text()

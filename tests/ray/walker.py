@@ -1,7 +1,7 @@
-"""A trainable that takes no time, for studies of what happens around it.
+"""A trainable that takes almost no time, for tests of the driver and the workers.
 
-What a trial reports depends on all its epochs, through the checkpoint. Curves cross: those that
-fall fast do not fall far. Each epoch that is begun leaves a line in the file `begun` beside this.
+The loss of a trial depends on all its epochs, through the checkpoint. Curves cross: those that fall
+fast do not fall far. Each epoch appends a line to the file `begun` beside this file when it starts.
 """
 
 import json
@@ -18,7 +18,7 @@ SPACE = {
     "rate": tune.loguniform(1e-2, 1),
     "kind": tune.choice(["flat", "steep"]),
     "epochs": 4,
-    "weights_kib": 0,  # that a checkpoint holds besides; -1: there is none
+    "weights_kib": 0,  # extra data in each checkpoint; -1: no checkpoints
 }
 GRID = SPACE | {
     "x": tune.choice([-0.8, -0.3, 0.1, 0.4, 0.9]),

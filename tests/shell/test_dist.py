@@ -1,4 +1,4 @@
-"""What `make dist` packs is enough to submit from, on a machine that has nothing else of ours."""
+"""The tarball of `make dist` is enough to submit from, on a machine without siftune."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_tarball_unpacks_and_submits(tmp_path: Path) -> None:
-    # From a copy, with an image, so that the one of the working tree is left alone.
+    # Packs a copy that has its own image, so that the working tree's image stays untouched.
     source = tmp_path / "source"
     names = ["Makefile", "README.md", "README.svg", "SECURITY.md", "CONTRIBUTING.md"]
     names += ["CHANGELOG.md", "pyproject.toml"]

@@ -1,4 +1,4 @@
-"""What a node of a job does for its GPUs, with a stand-in for the driver's programs."""
+"""GPU sampling and MPS on the nodes of a job, with stand-ins for NVIDIA's programs."""
 
 import json
 import os
@@ -16,7 +16,7 @@ STAND_INS = ROOT / "tests" / "stand_ins"
 
 
 def node(script: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs lines of bash where node.sh's functions for GPUs are there."""
+    """Runs lines of Bash with the functions of gpus.sh defined."""
     head = f"set -euo pipefail\nsource {ROOT}/slurm/lib.sh\nsource {ROOT}/slurm/gpus.sh\n"
     path = f"{STAND_INS}:{os.environ['PATH']}"
     return subprocess.run(
@@ -31,15 +31,15 @@ def node(script: str, directory: Path, **environment: str) -> subprocess.Complet
 
 
 def left(directory: Path) -> list[str]:
-    """Command lines of processes that work in the directory."""
-    found = []
+    """Returns the command lines of processes whose working directory is `directory`."""
+    commands = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if (process / "cwd").resolve() == directory:
-                found.append((process / "cmdline").read_text().replace("\0", " "))
+                commands.append((process / "cmdline").read_text().replace("\0", " "))
         except OSError:
             continue
-    return found
+    return commands
 
 
 SAMPLING = """
@@ -129,7 +129,7 @@ def test_mps_is_the_jobs_own_and_ends_with_it_however_it_ends(tmp_path: Path, en
     done = node(script, tmp_path, MPS="1", CUDA_VISIBLE_DEVICES="2,3")
     assert done.returncode == 0, done.stderr
     where, mode, given = done.stdout.splitlines()
-    # By name for daemon and clients: by number each would mean others.
+    # Daemon and clients get GPUs by UUID: the same index could mean different GPUs for each.
     assert where == f"{UUIDS} {tmp_path}/sift-7/mps {tmp_path}/sift-7/mps"
     assert (mode, given) == ("700", UUIDS)
     assert left(tmp_path) == []

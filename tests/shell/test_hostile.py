@@ -1,4 +1,4 @@
-"""No variable of make is evaluated or leads anywhere: each is given hostile values."""
+"""Hostile values for each variable of make: none is evaluated or used as a path elsewhere."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ VALUES = (
     *("\x1b[31m", "~", "*", "a b", "docker://a@sha256:0\n%post\ntouch made"),
 )
 SUBMIT = {"DRY_RUN": "1", "SITE": "turpan", "GPUS": "2"}
-# Script, what it is given besides, and its variables; those in brackets may be any text.
+# Script, its other variables, and the variables to test; those in brackets may be any text.
 SCRIPTS = (
     ("slurm/submit.sh", SUBMIT, "GPUS SITE TIME NAME PARTITION ACCOUNT RESTARTS RESUME GROW"),
     ("slurm/submit.sh", SUBMIT, "(IMAGE) (ARGS) (DRY_RUN)"),

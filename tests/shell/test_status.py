@@ -1,5 +1,4 @@
-"""`make status` and entrypoints/status.py say the same about a study, and neither calls a study
-without a live driver running."""
+"""`make status` and entrypoints/status.py agree on a study: it runs only if its driver is alive."""
 
 import html
 import json
@@ -19,22 +18,22 @@ from tests.unit.conftest import Written
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {"host": "node7", "boot": "other", "pid": 1}
-GONE = {"began": 1}  # a process of this machine that had this pid
+GONE = {"began": 1}  # that pid now belongs to another process
 RESUME = "(resume with --resume study)"
 HOUR = 3600.0
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Written:
-    """A study of two trials, one of them under way, as its driver last wrote it."""
-    found = Written(tmp_path / "results" / "study", trials=2)
-    found.trial(0.5)
-    found.trial(0.7, state=None)
+    """Writes a study of two trials, one of them running, as its driver left it."""
+    written = Written(tmp_path / "results" / "study", trials=2)
+    written.trial(0.5)
+    written.trial(0.7, state=None)
     summary = {"trials": {"completed": 1, "pruned": 0, "failed": 0, "running": 1}}
     summary |= {"slots": 2, "gpus": 2, "gpus_busy": 1, "busy_fraction": 0.9}
     summary |= dict.fromkeys(("wall_s", "suggest_s", "suggest_wait_s"), 60.0)
-    (found.directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return found
+    (written.directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return written
 
 
 def shell(study: Written, **environment: str) -> str:
@@ -62,12 +61,12 @@ def python(study: Written) -> str:
 
 
 def page(study: Written) -> str:
-    """The words of the report."""
+    """Returns the text of the report."""
     text = report_page.write(study.directory).read_text().partition("</style>")[2]
     return html.unescape(re.sub("<[^>]*>", " ", text))
 
 
-# Where each of them has the state of the study.
+# Patterns that find the state of the study in each of the three texts.
 PLACES = (
     r"failed, \d \w+; ([^;\n]+); ",
     r"trials; (.+), last event",
@@ -104,7 +103,7 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: (s.event("end", "0002", state="failed"), s.driver(ended=1.5)),
         "finished",
     ),
-    "finished with fewer trials, for want of configs": (
+    "finished with fewer trials, as no config was left": (
         lambda s: s.driver(ended=1.5, finished=True),
         "finished",
     ),
@@ -112,12 +111,12 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: (s.event("end", "0002", state="pruned"), s.driver(**GONE)),
         "finished",
     ),
-    "of a version without driver.json": (lambda s: None, f"dead for 0 s {RESUME}"),
-    "of a version without driver.json, finished": (
+    "by a version without driver.json": (lambda s: None, f"dead for 0 s {RESUME}"),
+    "by a version without driver.json, finished": (
         lambda s: s.event("end", "0002", state="pruned"),
         "finished",
     ),
-    "a driver.json that is none": (
+    "an invalid driver.json": (
         lambda s: (s.directory / "driver.json").write_text("{"),
         f"dead for 0 s {RESUME}",
     ),
@@ -131,9 +130,9 @@ def test_both_commands_and_the_page_say_whether_a_study_is_running(
     before = {path.name for path in study.directory.iterdir()}
     change(study)
     texts = [shell(study), python(study), page(study)]
-    found = [re.search(pattern, text) for pattern, text in zip(PLACES, texts, strict=True)]
-    said = [re.sub(r"for \d s", "for 0 s", match[1]) for match in found if match]
-    assert said == [state] * 3
+    matches = [re.search(pattern, text) for pattern, text in zip(PLACES, texts, strict=True)]
+    states = [re.sub(r"for \d s", "for 0 s", match[1]) for match in matches if match]
+    assert states == [state] * 3
     assert ["running" in text for text in texts] == [state == "running"] * 3
     added = {path.name for path in study.directory.iterdir()} - before
     assert added <= {"driver.json", "report.html"}
@@ -197,5 +196,5 @@ def test_where_the_directory_cannot_be_written_this_machines_clock_is_taken_and_
         study.driver(silent_s=silent_s, **ELSEWHERE)
         assert history.load(study.directory).life() == state
         assert f"; {state}; " in shell(study, PATH=f"{refuses.parent}:{os.environ['PATH']}")
-    study.driver()  # a process of this machine: no clock is needed
+    study.driver()  # on this machine, so no clock is needed
     assert history.load(study.directory).life() == "running"

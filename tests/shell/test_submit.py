@@ -1,4 +1,4 @@
-"""What `make submit` would submit, compared whole; what it refuses, and what would do."""
+"""`make submit` renders the expected text, compared as a whole, and explains each refusal."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ SCRIPT = (ROOT / "slurm" / "tune.sbatch").read_text()
 
 
 def submit(**variables: str) -> subprocess.CompletedProcess[str]:
-    """`make submit`, dry, with these variables and no others."""
+    """Runs `make submit` with DRY_RUN=1, these variables and no others."""
     given = [f"{name}={value}" for name, value in ({"DRY_RUN": "1"} | variables).items()]
     environment = {"PATH": os.environ["PATH"], "USER": "someone"}
     return subprocess.run(
@@ -25,7 +25,7 @@ def submit(**variables: str) -> subprocess.CompletedProcess[str]:
 
 
 def rendered(nodes: int, gpus: int, site: str, partition: str, minutes: int, **more: str) -> str:
-    """The whole text: 80 cores and 460,000 MiB are a Turpan node's, shared out by its two GPUs."""
+    """Returns the expected text. Each of a Turpan node's 2 GPUs gets 40 cores and 230,000 MiB."""
     name = more.get("name", "siftune")
     warning = f"--signal=B:USR1@{min(120, 15 * minutes)} --requeue --no-kill"
     return (

@@ -1,4 +1,4 @@
-"""A study directory written event by event, for what reads one."""
+"""A study directory written event by event, for tests of the code that reads it."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ SPACE = {
 
 
 class Written:
-    """Writes events through the journal, a second apart unless told otherwise."""
+    """Writes a study's events through the journal, one second apart by default."""
 
     def __init__(self, directory: Path, **layer: Any) -> None:
         self.directory = directory
@@ -43,7 +43,7 @@ class Written:
         self._log.append({"event": event, "trial": trial, **content, "time": self.now})
 
     def driver(self, *, silent_s: float = 0.0, **content: Any) -> None:
-        """Writes driver.json, last touched so long ago; of this process unless told otherwise."""
+        """Writes driver.json, touched `silent_s` ago; by default this process is the driver."""
         path = self.directory / "driver.json"
         content = lease._this_process() | {"job": None, "nonce": "n"} | content
         path.write_text(json.dumps(content) + "\n")
@@ -61,7 +61,7 @@ class Written:
         self.event("epoch", trial, epoch=epoch, **content)
 
     def trial(self, *values: float, state: str | None = "completed", **config: Any) -> str:
-        """A trial with these values of the metric, ended unless `state` is None."""
+        """Writes a trial with these values of the metric; it ends unless `state` is None."""
         name = self.start(**config)
         for epoch, value in enumerate(values, start=1):
             self.epoch(name, epoch, value)

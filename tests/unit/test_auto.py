@@ -1,4 +1,4 @@
-"""`--searcher auto`: the choice follows from space and budget, and is explained."""
+"""`--searcher auto` chooses by space and budget, and explains its choice."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The tables of measurements say what was measured."""
+"""The tables in the documentation contain the measured values."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def test_the_table_in_the_readme_is_what_was_measured() -> None:
 def test_what_is_measured_on_a_gpu_fills_its_rows(
     mnist_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU if there is one: that it can be measured where one is, is seen elsewhere too."""
+    """Runs the GPU benchmark on the CPU if there is no GPU, so that it is tested everywhere."""
     monkeypatch.setattr(gpu, "WORKERS", 1)
     monkeypatch.setattr(gpu, "EPOCHS", 1)
     monkeypatch.setattr(accuracy, "SEEDS", (1, 2))

@@ -1,4 +1,4 @@
-"""How many trials run at once follows from what there is."""
+"""The number of slots follows from the CPUs and GPUs of the nodes."""
 
 import pytest
 
@@ -13,16 +13,16 @@ from siftune.machine.resources import Node, slots
         (1, 40, 2, 4, 1, 2),
         (1, 40, 2, 1, 0.125, 16),
         (1, 40, 2, 4, 0.125, 10),  # the CPUs are the limit
-        (1, 40, 3, 1, 2, 1),  # a trial's GPUs are whole ones
-        (1, 40, 2, 1, 0.3, 6),  # three on each, and 0.2 of either GPU stays empty
+        (1, 40, 3, 1, 2, 1),  # a trial on several GPUs gets whole GPUs
+        (1, 40, 2, 1, 0.3, 6),  # three on each GPU; 0.1 of each stays unused
         (1, 40, 2, 0.5, 0.5, 4),
         (1, 1, 2, 2, 1, 0),
         (4, 40, 2, 1, 2, 4),
-        (4, 40, 4, 1, 3, 4),  # on one node where that is possible
-        (4, 40, 2, 1, 3, 2),  # else over several
+        (4, 40, 4, 1, 3, 4),  # on one node if possible
+        (4, 40, 2, 1, 3, 2),  # otherwise on several nodes
         (4, 40, 2, 1, 8, 1),
         (4, 40, 2, 1, 9, 0),
-        (2, 4, 2, 8, 2, 1),  # each process has its part of the CPUs
+        (2, 4, 2, 8, 2, 1),  # each process gets its share of the CPUs
         (2, 4, 2, 16, 2, 0),
     ],
 )
@@ -34,5 +34,5 @@ def test_slots(
     gpus_per_trial: float,
     expected: int,
 ) -> None:
-    found = [Node(cpus=cpus, gpus=gpus)] * nodes
-    assert slots(found, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial) == expected
+    machines = [Node(cpus=cpus, gpus=gpus)] * nodes
+    assert slots(machines, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial) == expected

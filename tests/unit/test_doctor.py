@@ -1,4 +1,4 @@
-"""Each finding of doctor follows from what the machine shows, and every check is a line."""
+"""The findings of doctor match the state of the machine, and each check prints one line."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from siftune.machine import resources, slurm
 
 ROOT = Path(__file__).parents[2]
 
-# /proc/driver/nvidia/version as machines have it.
+# Contents of /proc/driver/nvidia/version on real machines, and the driver versions.
 DRIVERS = {
     "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023\n"
     "GCC version:  gcc version 11.4.0 (Ubuntu 11.4.0-1ubuntu1~22.04) \n": "535.129.03",
@@ -111,7 +111,7 @@ def test_gpus_follow_from_driver_device_files_and_library(
 
 
 def on_path(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """An nvidia-smi of ours: there is no GPU here to ask."""
+    """Puts a stand-in for nvidia-smi on PATH, because this machine may have no GPU."""
     path = directory / "nvidia-smi"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
@@ -155,8 +155,8 @@ def test_divided_gpus_and_a_broken_driver_are_told(
 )
 def test_what_hangs_or_crashes_is_a_line_and_not_the_end(script: str, words: str) -> None:
     began = time.perf_counter()
-    status, said = finding.run_command(["sh", "-c", script], deadline_s=1)
-    assert (status != 0, said) == (True, words)
+    status, output = finding.run_command(["sh", "-c", script], deadline_s=1)
+    assert (status != 0, output) == (True, words)
     assert time.perf_counter() - began < 50
 
 
@@ -230,24 +230,24 @@ def test_every_check_is_a_line_and_warnings_do_not_fail(
     tmp_path: Path, mnist_directory: Path
 ) -> None:
     flags = ("--results", str(tmp_path), "--data", str(mnist_directory))
-    said = run(*flags, PYTHONPATH=f"{ROOT / 'src'}", TMPDIR=str(tmp_path))
-    assert said.returncode == 0, said.stdout
-    lines = said.stdout.splitlines()
-    assert all(re.match(r"(ok|warn) [a-z ]+: \S", line) for line in lines), said.stdout
+    done = run(*flags, PYTHONPATH=f"{ROOT / 'src'}", TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stdout
+    lines = done.stdout.splitlines()
+    assert all(re.match(r"(ok|warn) [a-z ]+: \S", line) for line in lines), done.stdout
     names = [line.partition(":")[0].partition(" ")[2] for line in lines]
     assert names[-1] == "torch"
     assert len(names) == len(set(names)) == 14
 
 
 def test_a_check_that_fails_is_the_exit_status() -> None:
-    said = run("--quick", "--results", "/proc/results")
-    assert said.returncode == 1
-    assert "\nfail results: " in said.stdout
-    assert "\nok torch" not in said.stdout
+    done = run("--quick", "--results", "/proc/results")
+    assert done.returncode == 1
+    assert "\nfail results: " in done.stdout
+    assert "\nok torch" not in done.stdout
 
 
 def disks(monkeypatch: pytest.MonkeyPatch, **free_gib: float) -> None:
-    """Directories by their last name, each on a disk of 100 GiB with so much free."""
+    """Simulates disks of 100 GiB: maps the last part of a directory's path to its free GiB."""
 
     def usage(path: Path) -> Any:
         free = free_gib[Path(path).name] * 2**30
@@ -259,10 +259,10 @@ def disks(monkeypatch: pytest.MonkeyPatch, **free_gib: float) -> None:
 @pytest.mark.parametrize(
     ("ray", "trials", "container", "line"),
     [
-        (50, 60, False, "ok {}: /RAY has 50.0 GiB free, 50% used, for Ray; /TRIALS has 60.0 GiB"),
-        (0.5, 60, False, "fail {}: /RAY has 0.5 GiB free, 100% used; Ray needs 1 GiB there: free "),
+        (50, 60, False, "ok {}: Ray's files: /RAY has 50.0 GiB free, 50% used; checkpoints being"),
+        (0.5, 60, False, "fail {}: /RAY has 0.5 GiB free, 100% used; Ray needs 1 GiB there: make "),
         (0.5, 60, True, "fail {}: /RAY has 0.5 GiB free, 100% used; Ray needs 1 GiB there: use "),
-        (4, 60, False, "warn {}: /RAY has 4.0 GiB free, 96% used; Ray refuses to store objects ab"),
+        (4, 60, False, "warn {}: /RAY has 4.0 GiB free, 96% used; Ray refuses to store objects on"),
         (50, 0.5, False, "warn {}: /TRIALS has 0.5 GiB free, 100% used; trials save their check"),
     ],
 )
@@ -278,12 +278,12 @@ def test_room_is_needed_where_ray_writes_and_that_is_not_tmpdir(
     monkeypatch.setattr(doctor.tempfile, "gettempdir", lambda: str(tmp_path / "trials"))
     monkeypatch.setattr(doctor, "in_container", lambda: container)
     disks(monkeypatch, ray=ray, trials=trials)
-    said = doctor.temporary_directory(Place(tmp_path, tmp_path)).line("x")
+    shown = doctor.temporary_directory(Place(tmp_path, tmp_path)).line("x")
     line = line.replace("/RAY", f"{tmp_path}/ray").replace("/TRIALS", f"{tmp_path}/trials")
-    assert said.startswith(line.format("x"))
+    assert shown.startswith(line.format("x"))
     if "Ray " in line and "ok" not in line:
-        assert "TMPDIR" not in said
-        assert (f"--bind DIRECTORY:{tmp_path}/ray" in said) == container
+        assert "TMPDIR" not in shown
+        assert (f"--bind DIRECTORY:{tmp_path}/ray" in shown) == container
 
 
 def test_a_study_on_this_machine_writes_where_doctor_looks(
@@ -300,7 +300,7 @@ def test_sockets_are_tried_where_ray_makes_them(
 ) -> None:
     long = tmp_path / ("x" * 60)
     long.mkdir()
-    monkeypatch.setattr(doctor.tempfile, "tempdir", str(long))  # TMPDIR, which Ray does not use
+    monkeypatch.setattr(doctor.tempfile, "tempdir", str(long))  # TMPDIR is not used by Ray
     assert doctor.sockets(Place(tmp_path, tmp_path)).line("x") == (
         "ok x: Ray can create its sockets in /tmp"
     )
@@ -315,7 +315,7 @@ def test_sockets_are_tried_where_ray_makes_them(
     [
         (8192, "Ray needs more: ulimit -n 8192"),
         (resource.RLIM_INFINITY, "Ray needs more: ulimit -n unlimited"),
-        (2048, "Ray needs 4096: ask the administrators for more than 2048"),
+        (2048, "Ray needs 4096: ask the administrators to raise the hard limit from 2048"),
     ],
 )
 def test_a_limit_is_raised_as_far_as_it_can_be(

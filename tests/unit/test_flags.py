@@ -1,4 +1,4 @@
-"""Preset, file and flags come together to one study."""
+"""Preset, file and flags are merged into one study."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from siftune.cli import flags
 from siftune.errors import UsageError
 from siftune.study.reading import read_resumed, read_saved
-from siftune.study.request import StudyRequest, flag, settings
+from siftune.study.request import StudyRequest, flag, is_name, settings
 
 NONE = dict.fromkeys((*settings(), "config", "resume"))
 LISTS: dict[str, Any] = {"set": []}
@@ -51,9 +51,9 @@ def test_set_fixes_a_value_or_gives_a_domain() -> None:
 def test_another_trainable_leaves_the_presets_metric_behind(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("SPACE = {'x': 'uniform(0, 1)'}\ndef train(config): ...\n")
-    found = study(trainable=f"{file}:train")
-    assert (found.metric, found.mode) == ("loss", "min")
-    assert found.name.startswith("mine-")
+    request = study(trainable=f"{file}:train")
+    assert (request.metric, request.mode) == ("loss", "min")
+    assert request.name.startswith("mine-")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,44 @@ def test_a_file_that_is_no_planned_study_is_not_taken_for_one(tmp_path: Path, mi
 def test_each_setting_has_a_flag_of_its_own() -> None:
     parser = argparse.ArgumentParser()
     flags.add_settings(parser)
-    there = {action.dest: action.option_strings for action in parser._actions}
+    options = {action.dest: action.option_strings for action in parser._actions}
     for name in settings():
-        assert there[name] == [flag(name)]
+        assert options[name] == [flag(name)]
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode"),
+    [
+        *[("val_loss", "min"), ("loss/val", "min"), ("valLoss", "min"), ("rmse", "min")],
+        *[("top5_error", "min"), ("bits_per_byte", "min"), ("val_perplexity", "min")],
+        *[("val_acc", "max"), ("eval/accuracy", "max"), ("f1", "max"), ("episode_reward", "max")],
+        *[("roc_auc", "max"), ("R2", "max"), ("my_metric", None), ("loss_score", None)],
+    ],
+)
+def test_the_mode_follows_from_the_name_of_a_metric(metric: str, mode: str | None) -> None:
+    if mode is None:
+        with pytest.raises(UsageError, match="--mode is missing"):
+            study(preset="quick", metric=metric)
+        assert study(preset="quick", metric=metric, mode="min").mode == "min"
+    else:
+        assert study(preset="quick", metric=metric).mode == mode
+
+
+def test_a_presets_mode_is_for_its_own_metric() -> None:
+    assert study(preset="quick").mode == "max"
+    assert study(preset="quick", metric="val_accuracy").mode == "max"
+    assert study(preset="quick", metric="val_loss").mode == "min"
+
+
+@pytest.mark.parametrize("file", ["train v2.py", "-x.py", "größe.py", "a" * 80 + ".py"])
+def test_a_name_made_of_a_files_name_is_valid(file: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text("SPACE = {'x': 1}\ndef train(config): ...\n")
+    assert is_name(study(trainable=f"{tmp_path / file}:train").name)
+
+
+def test_an_impossible_pattern_is_a_mistake() -> None:
+    for pattern in ("no group", "(", "[a-z"):
+        with pytest.raises(UsageError, match="--metric-pattern must be a regular expression"):
+            study(metric_patterns=[pattern])
+    with pytest.raises(UsageError, match=r"--metric-file must be a \.csv"):
+        study(metric_file="log.txt")

@@ -1,4 +1,4 @@
-"""What comes from outside is never a path or code by accident: hostile values for each flag."""
+"""Hostile values for each flag: input is never taken for a path or for code by accident."""
 
 import importlib.util
 import json
@@ -25,7 +25,7 @@ VALUES = (
     *("lr=__import__('os').system('touch made')", "lr=!!python/name:os.system", "*" * 20),
     *("x" * 300 + ".py:f", "x" * 300 + ".yaml", "../../x.py:f"),
 )
-# Any text is a metric's name, and any path may be one of these.
+# Flags that accept any text: the name of a metric, and paths.
 FREE = ("--metric", "--results", "--data")
 
 
@@ -33,7 +33,7 @@ FREE = ("--metric", "--results", "--data")
 def run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
-    """Runs an entrypoint in an empty directory: status, and what it said on stderr."""
+    """Runs an entrypoint in an empty directory; returns its exit status and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *words: str) -> tuple[int, str]:
@@ -57,15 +57,15 @@ def run(
 def test_a_hostile_value_is_refused_and_does_nothing(
     run: Callable[..., tuple[int, str]], tmp_path: Path, name: str, flag: str
 ) -> None:
-    # What would otherwise be a study is refused in any case.
+    # A second, invalid argument makes sure that no study starts.
     besides = {"tune": ["--trials", "none"], "train": ["--no-such-flag"]}.get(name, ["nothing"])
     for value in VALUES:
-        status, said = run(name, *besides, f"{flag}={value}")
-        assert status == 2, (value, said)
-        assert f"{name}: " in said, (value, said)
-        # A name's value is any text, which is compared and never evaluated.
+        status, message = run(name, *besides, f"{flag}={value}")
+        assert status == 2, (value, message)
+        assert f"{name}: " in message, (value, message)
+        # The value in NAME=VALUE may be any text: it is compared and never evaluated.
         if name == "tune" and flag not in FREE and not value.startswith("lr="):
-            assert [line for line in said.splitlines() if "--trials" not in line], value
+            assert [line for line in message.splitlines() if "--trials" not in line], value
         assert list(tmp_path.iterdir()) == [], value
 
 
@@ -77,9 +77,9 @@ def test_a_resumed_study_is_one_of_the_results(
     (outside / "study.yaml").write_text("name: outside\ntrainable: mnist\ntrials: 1\n")
     (tmp_path / "results").mkdir()
     for name in ("../outside", str(outside), ".", ".."):
-        status, said = run("tune", "--resume", name)
+        status, message = run("tune", "--resume", name)
         assert status == 2
-        assert "--resume must be the name of a study" in said
+        assert "--resume must be the name of a study" in message
     assert [path.name for path in outside.iterdir()] == ["study.yaml"]
 
 
@@ -100,9 +100,9 @@ def test_weights_outside_of_the_study_and_weights_that_run_code_are_not_loaded(
         torch.save({"config": Evil()}, directory / "state.pt")
     for outside in ("../state.pt", str(tmp_path / "state.pt")):
         (study / "best.json").write_text(json.dumps({"checkpoint": outside}))
-        status, said = run("train", "--from", str(study / "best.json"))
+        status, message = run("train", "--from", str(study / "best.json"))
         assert status == 2
-        assert "names weights outside of its study" in said
+        assert "names weights outside of its study" in message
     (study / "best.json").write_text(json.dumps({"checkpoint": "state.pt"}))
     with pytest.raises(Exception, match="weights_only"):
         run("train", "--from", str(study / "best.json"), "--data", str(mnist_directory))

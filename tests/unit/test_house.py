@@ -1,4 +1,4 @@
-"""The rooms of src/siftune: who may import whom, how large they are, and names in texts."""
+"""The packages ("rooms") of src/siftune: allowed imports, sizes, and module names in texts."""
 
 import ast
 import importlib
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src" / "siftune"
 
-# A room imports only rooms on lines below its own; rooms on one line do not import each other.
+# A room imports only rooms on lines below its own. Rooms on the same line do not import each other.
 HOUSE = (
     ("cli",),
     ("driver",),
@@ -26,25 +26,25 @@ HOUSE = (
     ("errors",),
 )
 LEVEL = {room: level for level, rooms in enumerate(HOUSE) for room in rooms}
-MOST_ENTRIES = 12  # of a room; the package itself has the rooms
-MOST_LINES = 400  # of a file
+MOST_ENTRIES = 12  # in a room; the package itself contains the rooms
+MOST_LINES = 400  # in a file
 MOST_FUNCTION_LINES = 60
 
 
 def modules() -> dict[str, Path]:
-    """Every module by its name; a package stands for its __init__.py."""
-    found = {}
+    """Returns the path of every module by its name; a package's name maps to its __init__.py."""
+    paths = {}
     for path in SOURCES.rglob("*.py"):
         parts = path.relative_to(SOURCES.parent).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
 
 
 MODULES = modules()
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The modules of siftune that a file imports, also inside its functions."""
+    """Yields the modules of siftune that a file imports, also inside its functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
@@ -55,7 +55,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def room(module: str) -> str | None:
-    """The room that a module is in; None: the package itself, which is the public API."""
+    """Returns the room of a module, or None for the package itself, which is the public API."""
     return module.split(".")[1] if "." in module else None
 
 
@@ -65,8 +65,8 @@ def test_imports_point_down_only() -> None:
         if (here := room(module)) is None:
             continue
         for other in imports(path):
-            there = room(other)
-            if there != here and (there is None or LEVEL[there] <= LEVEL[here]):
+            imported = room(other)
+            if imported != here and (imported is None or LEVEL[imported] <= LEVEL[here]):
                 wrong.append(f"{module} imports {other}")
     assert wrong == []
 
@@ -102,7 +102,7 @@ def test_files_and_functions_are_short(path: Path) -> None:
 
 
 def _names(path: Path) -> set[str]:
-    """What a module defines or imports at its top level."""
+    """Returns the names that a module defines or imports at its top level."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -115,7 +115,7 @@ def _names(path: Path) -> set[str]:
 
 
 def test_what_tests_import_is_there() -> None:
-    """Imports inside functions are else found only when the slowest tests run."""
+    """Also checks imports inside functions, which otherwise fail only in the slowest tests."""
     wrong = []
     for path in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "containers").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -131,7 +131,7 @@ def test_what_tests_import_is_there() -> None:
 
 
 def test_module_names_in_texts_are_modules() -> None:
-    """Names that no import checks: catalogues, preloaded modules, `python -m`, the image."""
+    """Checks names that no import checks: catalogues, preloaded modules, `python -m`, the image."""
     suffixes = {".py", ".sh", ".sbatch", ".def", ".toml", ".md"}
     wrong = []
     for folder in ("src", "entrypoints", "containers", "slurm", "tests"):
@@ -144,14 +144,14 @@ def test_module_names_in_texts_are_modules() -> None:
     assert wrong == []
 
 
-# Words that begin like a module's name: labels of the image, files, the public API.
+# Words that begin like a module name but are none: image labels, files, the public API.
 _OTHERS = re.compile(
     r"siftune\.(architectures|pth|flavour|inputs|lock|version|parallel|when|egg|tune|sif)\b.*"
 )
 
 
 def _names_something(name: str) -> bool:
-    """Whether it is a module, or an attribute of one."""
+    """Returns True if `name` is a module or an attribute of one."""
     parts = name.split(".")
     for end in range(len(parts), 1, -1):
         if ".".join(parts[:end]) in MODULES:

@@ -1,4 +1,4 @@
-"""The study directory survives what happens to processes and files."""
+"""The study directory survives killed processes, full disks and damaged files."""
 
 import json
 import subprocess
@@ -88,7 +88,7 @@ def test_damage_in_the_middle_is_named_and_not_cut(tmp_path: Path) -> None:
 def test_what_does_not_fit_on_the_disk_leaves_the_earlier_lines_whole(
     tmp_path: Path, limit: int
 ) -> None:
-    # A limit on the size of files stops a write in the middle, as a full disk does.
+    # A limit on the file size stops a write in the middle, as a full disk does.
     script = """
 import resource, signal, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What was written last before a kill or a power cut may be missing: the journal makes it good."""
+"""Files that a kill or a power cut left incomplete are restored from the journal."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ BEST = {"trial": "0002", "epoch": 1, "metrics": {"loss": 0.25}}
 
 @pytest.fixture
 def done(written: Callable[..., Any], tmp_path: Path) -> Path:
-    """A study whose last line is written: two trials, the best epoch is the second's first."""
+    """Returns the directory of a complete study of two trials; the second's first epoch is best."""
     (tmp_path / "mine.py").write_text("def train(config): ...\n")
     study = written("s", trainable=f"{tmp_path}/mine.py:train", trials=2, scheduler="none")
     study.trial(1.0, 0.5)
@@ -36,7 +36,7 @@ def resume(directory: Path) -> int:
     [
         None,
         {"trial": "0001", "epoch": 2, "metrics": {"loss": 0.5}},
-        {"trial": "0003", "epoch": 1, "metrics": {"loss": 0.125}},  # whose line a power cut took
+        {"trial": "0003", "epoch": 1, "metrics": {"loss": 0.125}},  # line lost in a power cut
     ],
     ids=["missing", "behind", "ahead"],
 )
@@ -113,8 +113,8 @@ def test_a_study_without_work_left_is_finished_for_status_and_in_its_page(done: 
     ("names", "taken"),
     [
         (["driver.json"], False),
-        ([".driver.nobody.1", ".driver.nobody.1.json"], False),  # killed while it began
-        (["driver.json", ".driver.0123456789abcdef"], False),  # another is about to be refused
+        ([".driver.nobody.1", ".driver.nobody.1.json"], False),  # killed during its start
+        (["driver.json", ".driver.0123456789abcdef"], False),  # another, about to be refused
         ([], True),
         (["driver.json", "study.yaml"], True),
         (["notes.txt"], True),

@@ -1,4 +1,4 @@
-"""One driver per study: who wins, who is refused, and who notices that it has lost."""
+"""One driver per study: which one wins, which is refused, and which notices that it has lost."""
 
 import json
 import os
@@ -19,9 +19,9 @@ from siftune.study.planning import plan
 from siftune.study.reading import read
 
 TUNE = Path(__file__).parents[2] / "entrypoints/tune.py"
-# Says whether it got the lease of a study, and keeps it until its input is closed. Then it gives it
-# back if it has an option. The option says what happens when driver.json is about to be replaced:
-# "killed" and "asleep" are what they say, and "slow" is a busy file system.
+# Prints whether it got the lease of a study, and holds it until its standard input is closed.
+# Then it gives the lease back, if the last argument is "end". The option tells what happens just
+# before driver.json is replaced: the process is killed, falls asleep, or the file system is slow.
 HOLDER = """
 import os, signal, sys, time
 from pathlib import Path
@@ -65,7 +65,7 @@ else:
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a process that will try for the lease of the study in tmp_path, once told."""
+    """Starts a process that tries to get the lease of the study in tmp_path when told to."""
     processes = []
 
     def start(option: str = "", when: str = "begin") -> subprocess.Popen[str]:
@@ -100,7 +100,7 @@ def said(process: subprocess.Popen[str]) -> str:
 
 
 def elsewhere(directory: Path) -> dict[str, Any]:
-    """driver.json of a driver on another machine."""
+    """Returns the content of driver.json for a driver on another machine."""
     driver = {"host": "node7", "pid": 4711, "began": 1, "boot": "other", "pids": "pid:[1]"}
     driver |= {"job": None, "nonce": "theirs"}
     (directory / "driver.json").write_text(json.dumps(driver))
@@ -125,7 +125,7 @@ def beating(tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("before", ["nobody", "killed", "ended", "killed while it took over"])
 @pytest.mark.parametrize("disk", ["", "slow"])
-def test_of_many_drivers_at_once_one_wins(
+def test_one_of_many_drivers_at_once_wins(
     holder: Callable[..., subprocess.Popen[str]], tmp_path: Path, before: str, disk: str
 ) -> None:
     if before == "killed while it took over":
@@ -188,7 +188,7 @@ def test_a_driver_that_died_before_it_said_who_it_is_keeps_nobody_out(
 def test_a_claim_on_a_driver_that_was_replaced_meanwhile_is_void(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file system is slow: between the look at driver.json and the claim another one wins."""
+    """On a slow file system, another driver wins between reading driver.json and the claim."""
     first: list[Lease] = []
     over = lease._over
 
@@ -264,10 +264,10 @@ def test_a_driver_that_was_taken_for_dead_notices_and_leaves_the_other_alone(
 def test_a_driver_that_slept_too_long_looks_before_it_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "_BEAT_S", 1000.0)  # it has not come to it yet
+    monkeypatch.setattr(lease, "_BEAT_S", 1000.0)  # no heartbeat is due yet
     mine = Lease(tmp_path, job=None)
     elsewhere(tmp_path)
-    mine.check()  # heard of just now: nobody can have taken it for dead
+    mine.check()  # its heartbeat is recent, so no other driver can have taken over
     monkeypatch.setattr(lease, "_SILENCE_S", 0.0)
     with pytest.raises(StudyBusyError, match="taken over"):
         mine.check()

@@ -1,4 +1,4 @@
-"""The trainable `mnist` is reproducible, resumable, and builds from every value of its space."""
+"""The trainable `mnist` is reproducible and resumable, and trains with every value of its space."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def data(mnist_directory: Path) -> dict[str, Any]:
 
 
 def train(data: dict[str, Any], start: Path | None = None, **changed: Any) -> list[Metrics]:
-    """Every epoch's metrics but its speed."""
+    """Returns the metrics of every epoch, without its speed."""
     epochs = mnist.Mnist(**data).epochs(CONFIG | changed, start=start)
     return [timeless(metrics) for metrics, _ in epochs]
 
@@ -75,7 +75,7 @@ def test_every_epoch_reports_and_the_loss_goes_down(data: dict[str, Any]) -> Non
 
 def test_two_runs_with_one_seed_give_the_same_numbers(data: dict[str, Any]) -> None:
     first = train(data)
-    # The process is used by other trials and by Ray between the two.
+    # Between the two runs, the process trains another trial.
     train(data, scheduler="onecycle", optimizer="sgd", epochs=1)
     torch.manual_seed(99)
     assert train(data) == first
@@ -100,7 +100,7 @@ def test_interrupted_training_equals_uninterrupted(
         whole.append(timeless(metrics))
         if metrics["epoch"] == after:
             save(tmp_path)
-        torch.rand(3)  # the caller's random numbers are the caller's
+        torch.rand(3)  # the caller may draw random numbers in between
     assert train(data, start=tmp_path, **changed) == whole[after:]
 
 
@@ -119,7 +119,7 @@ def test_process_is_left_as_it_was(data: dict[str, Any]) -> None:
 
 
 def test_config_rules_over_the_checkpoint(data: dict[str, Any], tmp_path: Path) -> None:
-    # Population-based training clones a trial and goes on with other rates, or another optimizer.
+    # Population-based training clones a trial and continues with another rate or optimizer.
     train_one_epoch(data, tmp_path)
     kept = train(data, start=tmp_path)
     assert [metrics["epoch"] for metrics in kept] == [2, 3]
@@ -176,7 +176,7 @@ def test_evaluate_reproduces_the_validation_of_the_saved_epoch(
 
 
 def test_state_is_one_file_that_loads_safely(data: dict[str, Any], tmp_path: Path) -> None:
-    # Searchers propose numpy's numbers, which a safe load refuses.
+    # Searchers may propose NumPy numbers, which torch.load refuses with weights_only=True.
     train_one_epoch(data, tmp_path, lr=np.float64(1e-3), batch_size=np.int64(64))
     assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
     state = torch.load(tmp_path / STATE_FILE, weights_only=True)
@@ -200,15 +200,15 @@ def test_all_mistakes_in_a_config_come_together(data: dict[str, Any]) -> None:
 
 
 def rates(steps: int, **changed: Any) -> list[float]:
-    """The learning rate of each step."""
+    """Returns the learning rate of each step."""
     optimizer = mnist.OPTIMIZERS["sgd"]([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = mnist.schedule(CONFIG | changed, optimizer, steps)
-    found = []
+    used = []
     for _ in range(steps):
-        found += schedule.get_last_lr()
+        used += schedule.get_last_lr()
         optimizer.step()
         schedule.step()
-    return found
+    return used
 
 
 def test_step_counts_in_per_cent_of_the_training() -> None:

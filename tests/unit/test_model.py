@@ -1,4 +1,4 @@
-"""Models are told moderate scores in place of those that they could not compute with."""
+"""Models get moderate scores instead of extreme ones that would break their arithmetic."""
 
 import sys
 
@@ -32,11 +32,11 @@ def test_ordinary_scores_are_told_as_they_are(scores: list[float]) -> None:
     ("scores", "told"),
     [
         ([0.5, 1e200, 0.25, 1e30], [0.5, 0.75, 0.25, 0.75]),
-        ([1e200, 0.5], [1.0, 0.0]),  # what is usual is not known yet
+        ([1e200, 0.5], [1.0, 0.0]),  # the usual range is not known yet
         ([1e200, 0.5, 0.5], [1.5, 0.5, 0.5]),
         ([0.0, 0.0, LARGEST], [0.0, 0.0, 1.0]),
-        ([-0.9, 1e200, -0.5], [-0.9, -0.1, -0.5]),  # an accuracy, turned
-        ([5e10, 7e10, 6e12], [5e10, 7e10, 6e12]),  # large and usual: bytes, for instance
+        ([-0.9, 1e200, -0.5], [-0.9, -0.1, -0.5]),  # an accuracy, negated
+        ([5e10, 7e10, 6e12], [5e10, 7e10, 6e12]),  # large but usual, such as bytes
         ([1e23, 2e23, 3e23], [0.0, 0.5, 1.0]),
         ([-1e200, 0.5, 0.7], [0.0, 1.0, 1.0]),
         ([-LARGEST, LARGEST, 0.0], [0.0, 1.0, 0.5]),

@@ -1,4 +1,4 @@
-"""What Optuna's samplers are told, where that is not what there is."""
+"""Optuna's samplers are told a selection of the trials."""
 
 import pytest
 
@@ -9,7 +9,7 @@ SPACE = Space.read({"x": "uniform(0, 1)", "kind": "choice(['a', 'b', 'c'])"})
 
 
 def searched(trials: int) -> optuna.Optuna:
-    """A searcher after so many trials, with one more that runs."""
+    """Returns a searcher after this many ended trials and one running trial."""
     searcher = optuna.Optuna(SPACE, seed=0)
     for number in range(trials):
         config = searcher.propose(number)

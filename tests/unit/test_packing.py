@@ -1,4 +1,4 @@
-"""The trials on a GPU never take more than it has, whatever they turn out to need."""
+"""Trials that share a GPU never use more memory than it has, whatever they need."""
 
 import itertools
 import os
@@ -30,90 +30,94 @@ def packing(most: int = 8, gpus: int = 2) -> Packing:
     return made
 
 
-def start(found: Packing, process: int, *, alone: bool = False) -> int | None:
-    gpu = found.empty_a_gpu() if alone else found.emptiest()
+def start(packer: Packing, process: int, *, alone: bool = False) -> int | None:
+    gpu = packer.empty_a_gpu() if alone else packer.emptiest()
     if gpu is not None:
-        found.place(process, gpu, alone=alone)
+        packer.place(process, gpu, alone=alone)
     return gpu
 
 
+def uses(gib: str, trials: str) -> str:
+    return f"a trial uses {gib} of a GPU's 80 GiB, so a GPU can run {trials}"
+
+
 def test_each_gpu_begins_with_one_and_the_first_epoch_opens_the_rest() -> None:
-    found = packing()
-    assert [start(found, i) for i in range(3)] == [0, 1, None]
-    assert found.slots == 2
-    assert found.limit_mib(0) is None
-    assert found.report(0, 9.1 * GIB) == "a trial takes 9.1 GiB of 80: 8 share a GPU"
+    packer = packing()
+    assert [start(packer, i) for i in range(3)] == [0, 1, None]
+    assert packer.slots == 2
+    assert packer.limit_mib(0) is None
+    assert packer.report(0, 9.1 * GIB) == uses("9.1", "8 trials at a time")
     # The other GPU's trial may still need all of it.
-    assert found.slots == 8 + 1
-    assert [start(found, i) for i in range(2, 10)] == [0] * 7 + [None]
-    assert found.limit_mib(2) == 0.95 * 80 * GIB / 8
-    assert found.report(1, 9.0 * GIB) is None
-    assert found.slots == 16
-    assert start(found, 10) == 1
+    assert packer.slots == 8 + 1
+    assert [start(packer, i) for i in range(2, 10)] == [0] * 7 + [None]
+    assert packer.limit_mib(2) == 0.95 * 80 * GIB / 8
+    assert packer.report(1, 9.0 * GIB) is None
+    assert packer.slots == 16
+    assert start(packer, 10) == 1
 
 
 def test_fewer_fit_than_were_asked_for() -> None:
-    found = packing()
-    start(found, 0)
-    assert found.report(0, 14.2 * GIB) == "a trial takes 14.2 GiB of 80: 5 of the 8 fit on a GPU"
-    assert [start(found, i) for i in range(1, 6)] == [1, 0, 1, 0, 1]
-    assert found.report(2, 100 * GIB) == "a trial takes 100.0 GiB of 80: 1 of the 8 fit on a GPU"
+    packer = packing()
+    start(packer, 0)
+    assert packer.report(0, 14.2 * GIB) == uses("14.2", "5 trials at a time, not 8")
+    assert [start(packer, i) for i in range(1, 6)] == [1, 0, 1, 0, 1]
+    assert packer.report(2, 100 * GIB) == uses("100.0", "1 trial at a time, not 8")
 
 
 def test_what_cannot_be_measured_is_as_the_user_says() -> None:
-    found = packing()
-    start(found, 0)
-    assert "cannot be measured: 8 trials share a GPU" in (found.report(0, None) or "")
-    assert found.slots == 16
-    assert found.limit_mib(0) is None
+    packer = packing()
+    start(packer, 0)
+    assert "cannot be measured: 8 trials share a GPU" in (packer.report(0, None) or "")
+    assert packer.slots == 16
+    assert packer.limit_mib(0) is None
 
 
 def test_new_trials_are_spread() -> None:
-    found = packing(gpus=3)
-    found.know(1.0)
-    assert [start(found, i) for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    packer = packing(gpus=3)
+    packer.know(1.0)
+    assert [start(packer, i) for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_a_gpu_takes_fewer_trials_when_a_larger_one_was_seen() -> None:
-    found = packing(gpus=1)
-    found.know(9 * GIB)
+    packer = packing(gpus=1)
+    packer.know(9 * GIB)
     for i in range(8):
-        start(found, i)
-    found.report(0, 20 * GIB)
+        start(packer, i)
+    packer.report(0, 20 * GIB)
     for i in range(5):
-        found.leave(i)
-        assert start(found, 8) is None
-    found.leave(5)
-    assert start(found, 8) == 0
+        packer.leave(i)
+        assert start(packer, 8) is None
+    packer.leave(5)
+    assert start(packer, 8) == 0
 
 
-def test_for_one_that_needs_all_a_gpu_is_emptied_and_kept_to_its_end() -> None:
-    found = packing(most=2)
-    found.know(9 * GIB)
-    assert [start(found, i) for i in range(3)] == [0, 1, 0]
-    assert start(found, 3, alone=True) is None
-    assert start(found, 3, alone=True) is None
-    assert start(found, 4) is None  # on the one that is being emptied
-    assert found.slots == 2 + 2
-    found.leave(1)
-    assert start(found, 3, alone=True) == 1
-    assert found.slots == 2 + 1
-    found.report(3, 10 * GIB, alone=True)
-    assert start(found, 5) is None
-    assert found.limit_mib(3) is None
-    found.leave(3)
-    assert start(found, 5) == 1
+def test_a_gpu_is_emptied_for_a_trial_that_needs_all_of_it_and_kept_to_its_end() -> None:
+    packer = packing(most=2)
+    packer.know(9 * GIB)
+    assert [start(packer, i) for i in range(3)] == [0, 1, 0]
+    assert start(packer, 3, alone=True) is None
+    assert start(packer, 3, alone=True) is None
+    assert start(packer, 4) is None  # not on the GPU that is being emptied
+    assert packer.slots == 2 + 2
+    packer.leave(1)
+    assert start(packer, 3, alone=True) == 1
+    assert packer.slots == 2 + 1
+    packer.report(3, 10 * GIB, alone=True)
+    assert start(packer, 5) is None
+    assert packer.limit_mib(3) is None
+    packer.leave(3)
+    assert start(packer, 5) == 1
 
 
 def test_gpus_come_and_go() -> None:
-    found = packing(most=2)
-    found.know(9 * GIB)
-    start(found, 0)
-    start(found, 1)
-    found.there_are({1, 2})
-    assert found.slots == 4
-    found.leave(0)
-    assert start(found, 2) == 2
+    packer = packing(most=2)
+    packer.know(9 * GIB)
+    start(packer, 0)
+    start(packer, 1)
+    packer.there_are({1, 2})
+    assert packer.slots == 4
+    packer.leave(0)
+    assert start(packer, 2) == 2
 
 
 @settings(max_examples=300, deadline=None)
@@ -132,35 +136,37 @@ def test_gpus_come_and_go() -> None:
 def test_the_trials_on_a_gpu_may_never_take_more_than_it_has(
     most: int, gpus: int, steps: list[tuple[str, int, float]]
 ) -> None:
-    """Each takes at most its limit, as in siftune.driver.loop: what it was told at its start,
-    and, where that was all of the GPU, what it makes of its own first epoch."""
-    found, numbers = packing(most, gpus), itertools.count()
-    limits: dict[int, tuple[int, float, bool]] = {}  # by process: GPU, limit, alone to its end
+    """Each trial uses at most its limit, as in siftune.driver.loop.
+
+    The limit is set at its start. If it was the whole GPU, the first epoch lowers it.
+    """
+    packer, numbers = packing(most, gpus), itertools.count()
+    limits: dict[int, tuple[int, float, bool]] = {}  # by process: GPU, limit, has it alone
     for what, which, gib in steps:
         if what in ("start", "alone"):
             process = next(numbers)
-            gpu = start(found, process, alone=what == "alone")
+            gpu = start(packer, process, alone=what == "alone")
             if gpu is not None:
-                limit = found.limit_mib(process)
-                limits[process] = (gpu, limit or found.usable_mib, what == "alone")
+                limit = packer.limit_mib(process)
+                limits[process] = (gpu, limit or packer.usable_mib, what == "alone")
         elif limits:
             process = sorted(limits)[which % len(limits)]
             gpu, limit, alone = limits[process]
             if what == "report":
                 mib = min(gib * GIB, limit)
-                if not alone and limit == found.usable_mib:
-                    limit = found.usable_mib / fitting(found.usable_mib, mib, most)
+                if not alone and limit == packer.usable_mib:
+                    limit = packer.usable_mib / fitting(packer.usable_mib, mib, most)
                 limits[process] = gpu, limit, alone
-                found.report(process, mib, alone=alone)
+                packer.report(process, mib, alone=alone)
             else:
-                found.leave(process)
+                packer.leave(process)
                 del limits[process]
         for number in range(gpus):
             taken = sum(limit for gpu, limit, _ in limits.values() if gpu == number)
-            assert taken <= found.usable_mib * (1 + 1e-9)
+            assert taken <= packer.usable_mib * (1 + 1e-9)
 
 
-# ── What a process measures, and what is known after an interruption ─────────────────────────────
+# ── Measuring in a process, and resuming after an interruption ───────────────────────────────────
 
 
 def test_without_cuda_nothing_is_measured_and_a_limit_is_no_error() -> None:
@@ -174,7 +180,7 @@ def test_without_cuda_nothing_is_measured_and_a_limit_is_no_error() -> None:
     [
         ("1, 512\nOWN, 9318\n", 9318.0),
         ("OWN, [N/A]\n", None),
-        ("1, 512\n", None),  # a process namespace of one's own
+        ("1, 512\n", None),  # in its own PID namespace
         ("", None),
     ],
 )
@@ -213,25 +219,25 @@ def resumed(written: Callable[..., Any], **layer: Any) -> Packing | None:
     name = study.start()
     study.epoch(name, 1, 1.0, gpu_mib=9 * GIB)
     study.epoch(name, 2, 1.0, gpu_mib=10 * GIB)
-    found = read_saved(study.directory)
-    proposals = Proposals(found, found.build_searcher())
+    saved = read_saved(study.directory)
+    proposals = Proposals(saved, saved.build_searcher())
     progress = Progress(
-        found, proposals, found.build_scheduler(), slots=1, write=lambda event: None
+        saved, proposals, saved.build_scheduler(), slots=1, write=lambda event: None
     )
     progress.replay(journal.events(study.directory))
-    return checks.packing_of(found, NODES, progress)
+    return checks.packing_of(saved, NODES, progress)
 
 
 def test_what_was_measured_before_an_interruption_is_known(
     written: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpus, "memory_gib", lambda: 80.0)
-    found = resumed(written)
-    assert found
-    assert found.sentence() == "a trial takes 10.0 GiB of 80: 7 of the 8 fit on a GPU"
+    packer = resumed(written)
+    assert packer
+    assert packer.sentence() == uses("10.0", "7 trials at a time, not 8")
     few = resumed(lambda **layer: written("few", **layer), cpus_per_trial=5)
     assert few
-    assert few.most == 4  # the CPUs are the limit
+    assert few.most == 4  # limited by the CPUs
 
 
 def test_without_a_gpu_nothing_is_packed(

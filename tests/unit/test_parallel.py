@@ -1,4 +1,4 @@
-"""Several processes train what one would: real processes, over gloo."""
+"""Several processes train the same model as one process does: real processes, over gloo."""
 
 import multiprocessing
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from siftune.trainables.training import parallel
 from siftune.trainables.training.loop import STATE_FILE, Metrics
 
 EXACT = CONFIG | {"dropout": 0.0, "optimizer": "sgd", "epochs": 2}
-ONE_IMAGE = 0.005  # of 216, in the accuracy
+ONE_IMAGE = 0.005  # one of 216 images, as a change of the accuracy
 
 
 Pool = list[ProcessPoolExecutor]
@@ -26,19 +26,19 @@ Pool = list[ProcessPoolExecutor]
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    """A process for each rank: torch remembers, for as long as a process lives, which it had."""
+    """Yields one process per rank, because torch keeps a process's rank until the process ends."""
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         yield [stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for _ in range(3)]
 
 
 def run(pool: Pool, function: Any, count: int, meeting: Path, *words: Any) -> Any:
-    """What the function gives in each of `count` processes that have joined."""
+    """Runs the function in `count` processes that have joined; returns each one's result."""
     started = [
-        one.submit(_joined, rank, count, str(meeting), function, *words)
-        for rank, one in enumerate(pool[:count])
+        executor.submit(_joined, rank, count, str(meeting), function, *words)
+        for rank, executor in enumerate(pool[:count])
     ]
-    return [one.result() for one in started]
+    return [executor.result() for executor in started]
 
 
 def _joined(rank: int, count: int, meeting: str, function: Any, *words: Any) -> Any:
@@ -48,17 +48,17 @@ def _joined(rank: int, count: int, meeting: str, function: Any, *words: Any) -> 
 
 
 def train(data: Path, directory: Path, start: Path | None, **changed: Any) -> list[Metrics]:
-    """Every epoch's metrics but its speed; the last one's state is in the directory."""
+    """Returns each epoch's metrics without its speed, and leaves the last state in `directory`."""
     metrics = []
     config = EXACT | changed
-    for one, save in mnist.Mnist(seed=SEED, data=data, images=1300).epochs(config, start=start):
+    for epoch, save in mnist.Mnist(seed=SEED, data=data, images=1300).epochs(config, start=start):
         save(directory)
-        metrics.append({k: v for k, v in one.items() if k != "samples_per_s"})
+        metrics.append({k: v for k, v in epoch.items() if k != "samples_per_s"})
     return metrics
 
 
 def train_odd(data: Path, directory: Path, start: Path | None) -> list[Metrics]:
-    return train(data, directory, start, batch_size=541)  # and a last one of 2: one part is empty
+    return train(data, directory, start, batch_size=541)  # last batch of 2: one part empty
 
 
 @pytest.mark.parametrize(("function", "count"), [(train, 2), (train_odd, 3)])
@@ -69,8 +69,8 @@ def test_several_processes_train_what_one_does(
     expected = function(mnist_directory, alone, None)
     first, *others = run(pool, function, count, tmp_path / "m", mnist_directory, together, None)
     assert all(other == first for other in others)
-    for one, same in zip(expected, first, strict=True):
-        assert one == pytest.approx(same, rel=1e-3, abs=ONE_IMAGE)
+    for reference, same in zip(expected, first, strict=True):
+        assert reference == pytest.approx(same, rel=1e-3, abs=ONE_IMAGE)
     weights = [torch.load(d / STATE_FILE, weights_only=True)["model"] for d in (alone, together)]
     assert weights[0].keys() == weights[1].keys()
     for name, value in weights[0].items():
@@ -100,7 +100,7 @@ def test_batch_normalisation_is_over_all_parts(pool: Pool, tmp_path: Path) -> No
 
 
 def _normalise() -> tuple[torch.Tensor, ...]:
-    """Output [7, 5], gradient [7, 5], and what the layer has learnt [5]."""
+    """Returns the output [7, 5], the gradient [7, 5] and the layer's running statistics [5]."""
     torch.manual_seed(0)
     layer = nn.BatchNorm1d(5)
     wrapped = parallel.wrap(layer)
@@ -120,7 +120,7 @@ def test_dropout_differs_between_processes(pool: Pool, tmp_path: Path) -> None:
 
 
 def _draw() -> tuple[float, int]:
-    """What a trainable draws, and the order of the samples."""
+    """Returns a random number that a trainable draws, and one from the order of the samples."""
     from siftune.trainables.training.loop import reproducible
 
     with reproducible(SEED, 1, torch.device("cpu")) as generator:

@@ -1,4 +1,4 @@
-"""Proposals that are computed ahead, in real processes: what they know, and what ends them."""
+"""Proposals computed ahead in real processes: which results they know, and how processes end."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ SPACE = {
 }
 SLOTS, TRIALS = 4, 14
 SEARCHERS: list[tuple[str, dict[str, Any]]] = [
-    ("hebo", {"startup": 8}),  # a proposal of its model takes seconds
+    ("hebo", {"startup": 8}),  # a proposal of its model takes several seconds
     ("bayesopt", {"startup": 4}),
     ("optuna", {"startup": 4, "sampler": "gp"}),
 ]
@@ -48,18 +48,20 @@ def loss(config: Config) -> float:
 
 
 def run(study: Study, proposals: Proposals) -> list[Event]:
-    """The journal of a whole study."""
+    """Runs a whole study and returns its journal."""
     log: list[Event] = []
     go_on(Progress(study, proposals, study.build_scheduler(), slots=SLOTS, write=log.append))
     return log
 
 
 def go_on(progress: Progress, *, until: int = TRIALS) -> None:
-    """Until so many trials have begun, or all have ended; they end one at a time, in the order of
-    their starts."""
+    """Runs the study until `until` trials have begun, or all have ended.
+
+    Trials end one at a time, in the order in which they started.
+    """
     deadline = time.monotonic() + 240
     while not progress.done and (until == TRIALS or len(progress.trials) < until):
-        assert time.monotonic() < deadline, "no proposal comes"
+        assert time.monotonic() < deadline, "no proposal within the deadline"
         while len(progress.unfinished()) < SLOTS and progress.begin():
             pass
         if len(progress.unfinished()) == SLOTS or progress.all_begun:
@@ -84,7 +86,7 @@ def test_each_proposal_knows_the_ends_before_it_and_all_that_runs(
         assert ("knew" in start) == (ended >= options["startup"])
         if "knew" not in start:
             continue
-        # Not more than two trials have ended since: so much is computed ahead.
+        # Proposals are computed ahead: at most two trials have ended since then.
         assert ended - SLOTS // 2 <= start["knew"] <= ended
         assert start["config"] in proposed(s, log, number, start["knew"])
 
@@ -107,7 +109,7 @@ def processes(proposals: Proposals) -> list[int]:
 def test_without_its_processes_a_study_goes_on(
     until: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Before its first model, and after."""
+    """Kills the processes before the searcher's first model, and after it."""
     s = study("hebo", {"startup": 4})
     with closing(prefetch.build(s, slots=SLOTS)) as proposals:
         log: list[Event] = []

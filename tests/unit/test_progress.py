@@ -1,4 +1,4 @@
-"""A study decides the same whether it was interrupted or not; no Ray needed to show it."""
+"""An interrupted study decides the same as an uninterrupted one. These tests need no Ray."""
 
 import math
 import random
@@ -29,11 +29,12 @@ SPACE = {
 }
 FINITE = {"width": "choice([8, 16, 32])", "depth": "choice([1, 2]) if width > 8", "epochs": 4}
 PAIRS = [(s, c) for s in SEARCHERS for c in SCHEDULERS if refusal(s, c) is None]
-# Few trials before the model, so that there are proposals of it after most interruptions.
+# Few trials before the first model, so that most interruptions come after it.
 SEARCHER_OPTIONS = {name: {"startup": 3} for name in ("optuna", "hebo", "bayesopt")}
 SEARCHER_OPTIONS["bohb"] = {"min_points": 2}
 SCHEDULER_OPTIONS = {name: {"eta": 2} for name in ("asha", "hyperband", "bohb")}
-# Proposals of these take a second on a busy core: so many lines, drawn by lot, instead of all.
+# These searchers take a second per proposal on a busy core, so only this many randomly chosen lines
+# are tested instead of all.
 CUTS = {"hebo": 1, "bayesopt": 4}
 
 
@@ -59,7 +60,7 @@ class Killed(Exception):
 
 
 class Log(list[Event]):
-    """The journal. The driver is killed when it has written line `until`."""
+    """A journal whose driver is killed after it has written line `until`."""
 
     until: int | None = None
 
@@ -70,9 +71,9 @@ class Log(list[Event]):
 
 
 def run(progress: Progress, *, lost: int = 0) -> None:
-    """What the loop does with a Progress, one slot.
+    """Runs a Progress as the driver's loop does, with one slot.
 
-    Trials that an interruption found running go on from `lost` epochs before their last one.
+    Trials that were running at an interruption resume `lost` epochs before their last one.
     """
     for name in progress.overdue():
         progress.end(name, "pruned")
@@ -80,7 +81,7 @@ def run(progress: Progress, *, lost: int = 0) -> None:
     for name in progress.unfinished():
         if progress.paused(name) and progress.trials[name].state != "paused":
             progress.pause(name)
-    at = {}  # the epoch that a trial goes on from, where it is not its last
+    at = {}  # the epoch that a trial resumes from, if it is not its last one
     for name in active:
         at[name] = max(0, progress.trials[name].epoch - lost)
         progress.restart(name, at[name])
@@ -104,7 +105,7 @@ def run(progress: Progress, *, lost: int = 0) -> None:
 
 
 def orders(progress: Progress, *, idle: bool = False) -> Iterator[str]:
-    """Carries out the stops, and yields the paused trials that may go on."""
+    """Stops trials as ordered, and yields the paused trials that may resume."""
     for order in progress.orders(idle=idle):
         if isinstance(order, Stop):
             progress.end(order.trial, "pruned")
@@ -119,7 +120,7 @@ def orders(progress: Progress, *, idle: bool = False) -> Iterator[str]:
 
 
 def told(log: list[Event]) -> list[Event]:
-    """The journal without its times and without what an interruption adds to it."""
+    """Returns the journal without its times and without the events that an interruption adds."""
     events: list[Event] = []
     for event in log:
         event = {k: v for k, v in event.items() if k != "time"}
@@ -153,7 +154,7 @@ def test_killed_after_any_line_and_once_more_it_is_the_same_study(
             again.replay(list(log))
             log.until = more and len(log) + more
             try:
-                # What a clone trained before is another config's.
+                # A clone's earlier epochs belong to another config, so it loses none.
                 run(again, lost=0 if scheduler == "pbt" else rng.randint(0, 2))
                 break
             except Killed:
@@ -186,7 +187,7 @@ def test_a_failed_trial_is_told_to_the_searcher_and_the_study_goes_on() -> None:
 @pytest.mark.parametrize(
     ("metrics", "words"),
     [
-        ({"val": 1.0}, ["did not report 'loss'", "val", "--metric"]),
+        ({"val": 1.0}, ["but not 'loss'", "val", "--metric"]),
         ({"loss": math.inf}, ["inf", "finite"]),
         ({"loss": "low"}, ["'low'", "finite"]),
     ],

@@ -1,4 +1,4 @@
-"""A searcher that raises costs a random proposal and a line, and never the study."""
+"""A searcher that raises is replaced by a random proposal and a message; the study continues."""
 
 import os
 import sys
@@ -36,7 +36,7 @@ def study(searcher: str = "random", *, slots: int = 2, **more: Any) -> Study:
 
 
 def failing(kind: type[Searcher], call: str, fails: Callable[[int], bool]) -> Searcher:
-    """A searcher whose `call` raises each time that `fails` says so of its number."""
+    """Returns a searcher whose method `call` raises for the call numbers that `fails` accepts."""
 
     class Failing(kind):  # type: ignore[misc, valid-type]
         calls = 0
@@ -52,10 +52,10 @@ def failing(kind: type[Searcher], call: str, fails: Callable[[int], bool]) -> Se
 
 
 def run(progress: Progress, until: int = TRIALS + 1) -> None:
-    """To the end, or until so many trials have begun. Two run at a time."""
+    """Runs two trials at a time, to the end or until `until` trials have begun."""
     deadline = time.monotonic() + 120
     while not progress.done and len(progress.trials) < until:
-        assert time.monotonic() < deadline, "no proposal comes"
+        assert time.monotonic() < deadline, "no proposal within the deadline"
         while len(progress.unfinished()) < 2 and progress.begin():
             pass
         for name in progress.unfinished()[:1]:
@@ -77,20 +77,22 @@ def made(study: Study, proposals: Proposals, log: list[Event]) -> Progress:
 def test_a_searcher_that_raises_does_not_end_the_study(
     kind: type[Searcher], call: str, fails: Callable[[int], bool]
 ) -> None:
-    s, said = study(), list[str]()
-    progress = made(s, Proposals(s, failing(kind, call, fails), say=said.append), [])
+    s, messages = study(), list[str]()
+    progress = made(s, Proposals(s, failing(kind, call, fails), say=messages.append), [])
     run(progress)
     assert progress.by_state()["completed"] == TRIALS
     assert progress.proposals.searcher.running == {}
-    assert all("FloatingPointError: a matrix is singular, in " in line for line in said)
-    assert all("(test_proposals.py:" in line and "\n" not in line for line in said)
+    assert all("FloatingPointError: a matrix is singular, in " in line for line in messages)
+    assert all("(test_proposals.py:" in line and "\n" not in line for line in messages)
     if call == "propose":
-        trials = [line.split()[1] for line in said]
+        trials = [line.split()[1] for line in messages]
         expected = [f"{n:04d}" for n in range(1, TRIALS + 1)]
         assert trials == expected if fails(1) else set(trials) < set(expected)
     else:
-        assert len(said) == 1
-        assert said[0].startswith(f"the searcher random failed at the {call} of a trial")
+        assert len(messages) == 1
+        assert messages[0].startswith(
+            f"the searcher random raised an exception for the {call!r} event"
+        )
 
 
 def test_the_random_config_of_a_trial_is_the_same_after_a_restart() -> None:
@@ -109,16 +111,16 @@ def test_the_random_config_of_a_trial_is_the_same_after_a_restart() -> None:
 
 @pytest.mark.parametrize("proposal", [None, {}, {"x": float("nan"), "width": 8, "epochs": 2}])
 def test_a_proposal_that_is_no_config_of_the_space_is_a_failure(proposal: Any) -> None:
-    s, said = study(), list[str]()
+    s, messages = study(), list[str]()
     searcher = failing(Random, "propose", lambda n: False)
     searcher.propose = lambda number, attempt=0: proposal  # type: ignore[method-assign]
-    config = Proposals(s, searcher, say=said.append).ask(0).config
+    config = Proposals(s, searcher, say=messages.append).ask(0).config
     assert s.space.mistakes(config) == []
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
 def test_a_space_without_a_config_left_is_no_failure() -> None:
-    s, said = study(), list[str]()
+    s, messages = study(), list[str]()
     searcher = failing(Random, "propose", lambda n: False)
 
     def propose(number: int, attempt: int = 0) -> Config:
@@ -126,8 +128,8 @@ def test_a_space_without_a_config_left_is_no_failure() -> None:
 
     searcher.propose = propose  # type: ignore[method-assign]
     with pytest.raises(SpaceExhausted):
-        Proposals(s, searcher, say=said.append).ask(0)
-    assert said == []
+        Proposals(s, searcher, say=messages.append).ask(0)
+    assert messages == []
 
 
 # ── In other processes ──────────────────────────────────────────────────────────────────────────
@@ -141,7 +143,7 @@ BayesOpt.{call} = raising
 
 
 def in_processes(text: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has each new process of Python run this first."""
+    """Makes each new Python process run this code first."""
     (directory / "sitecustomize.py").write_text(text)
     path = [str(directory), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
@@ -159,10 +161,10 @@ def test_a_searcher_that_raises_ends_none_of_the_processes(
         run(progress)
         assert progress.by_state()["completed"] == TRIALS
         assert len(proposals._processes) == 1
-    said = capfd.readouterr().err.splitlines()
-    assert "has ended" not in " ".join(said)
-    assert len(said) == len(set(said)) >= 1
-    assert all("FloatingPointError: a matrix is singular (sitecustomize.py:4)" in s for s in said)
+    lines = capfd.readouterr().err.splitlines()
+    assert "has ended" not in " ".join(lines)
+    assert len(lines) == len(set(lines)) >= 1
+    assert all("FloatingPointError: a matrix is singular (sitecustomize.py:4)" in s for s in lines)
 
 
 @pytest.mark.parametrize(
@@ -190,15 +192,15 @@ def test_a_process_that_cannot_go_on_is_said_with_its_cause(
         progress = made(s, proposals, [])
         run(progress)
         assert progress.by_state()["completed"] == TRIALS
-    said = capfd.readouterr().err
-    assert f"a process that computes proposals has ended: {words}" in said
-    assert said.count("\n") == 1
+    errors = capfd.readouterr().err
+    assert f"a process that computes proposals has ended: {words}" in errors
+    assert errors.count("\n") == 1
 
 
 def test_processes_that_end_together_are_each_missed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One is missed while the answer of another is passed on to it."""
+    """One process turns out to have ended while it is sent another one's answer."""
     s = study("hebo", searcher_options={"startup": 2})
     with closing(prefetch.build(s, slots=2)) as proposals:
         assert isinstance(proposals, Prefetch)
@@ -230,6 +232,6 @@ def test_the_driver_itself_goes_on_where_its_processes_have_ended(
         progress = made(s, proposals, [])
         run(progress)
         assert progress.by_state()["completed"] == TRIALS
-    said = capfd.readouterr().err
-    assert "has ended: exit code 1; the driver now computes them" in said
-    assert "gets a random config, because the searcher bayesopt failed" in said
+    errors = capfd.readouterr().err
+    assert "has ended: exit code 1; the driver now computes them" in errors
+    assert "gets a random config, because the searcher bayesopt failed" in errors

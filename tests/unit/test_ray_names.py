@@ -1,4 +1,4 @@
-"""siftune uses the public API of Ray alone, and only where it belongs."""
+"""siftune uses only the public API of Ray, and imports Ray only where it belongs."""
 
 import ast
 import re
@@ -8,10 +8,10 @@ from pathlib import Path
 SOURCES = Path(__file__).parents[2] / "src" / "siftune"
 ENTRYPOINTS = Path(__file__).parents[2] / "entrypoints"
 
-# Where Ray itself is imported. Elsewhere only what users write: `ray.tune`.
+# Files that may import Ray itself. All others may import only `ray.tune`, as users do.
 MAY_IMPORT_RAY = ("backend/", "trial/session.py")
 
-# Ways that have no documented alternative, each with its reason. A new one needs one as well.
+# Names without a documented alternative, each with the reason for its use. New ones need one too.
 EXCEPTIONS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "the only way to have Ray on an address of loopback",
     "RAY_prestart_worker_first_driver": "else Ray starts a process for each CPU, for no trial",
@@ -34,24 +34,24 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 def test_no_private_name_of_ray_is_used() -> None:
     private = re.compile(r"\bray(\.\w+)*\._\w+|\b(ray|tune|actor|worker)\._\w+|_raylet|_internal")
-    found = []
+    uses = []
     for file in files():
         for number, line in enumerate(file.read_text().splitlines(), start=1):
             if private.search(line):
-                found.append(f"{file.name}:{number}: {line.strip()}")
-    assert found == []
+                uses.append(f"{file.name}:{number}: {line.strip()}")
+    assert uses == []
 
 
 def test_ray_is_imported_in_the_backend_alone() -> None:
-    found = []
+    importers = []
     for file in files():
         path = str(file.relative_to(SOURCES.parent.parent)).removeprefix("src/siftune/")
         if path.startswith(MAY_IMPORT_RAY):
             continue
         for name in imported(ast.parse(file.read_text())):
             if name.partition(".")[0] == "ray" and not name.startswith("ray.tune"):
-                found.append(f"{path}: {name}")
-    assert found == []
+                importers.append(f"{path}: {name}")
+    assert importers == []
 
 
 def test_variables_of_ray_without_documentation_are_those_with_a_reason() -> None:

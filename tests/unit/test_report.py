@@ -1,4 +1,4 @@
-"""report.html is one safe file of bounded size, whatever the state of the study is."""
+"""report.html is one safe file of bounded size, whatever the state of the study."""
 
 import json
 import random
@@ -29,7 +29,7 @@ Written = Callable[..., Any]
 
 
 class Page(HTMLParser):
-    """The elements of a page, each of which must be closed where it was opened."""
+    """Parses a page and checks that its elements are nested and closed correctly."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -60,7 +60,7 @@ def page(directory: Path) -> Page:
 
 
 def ended(written: Written) -> Path:
-    """A study with a trial in every state."""
+    """Writes a study with a trial in every state, and returns its directory."""
     study = written()
     study.trial(3.0, 2.0, 1.0, act="gelu")
     study.trial(4.0, state="pruned", depth=3)
@@ -71,19 +71,19 @@ def ended(written: Written) -> Path:
 
 
 def test_a_study_with_a_trial_in_every_state_is_one_page(written: Written) -> None:
-    found = page(ended(written))
-    text = " ".join(found.words)
+    parsed = page(ended(written))
+    text = " ".join(parsed.words)
     for words in ("1 completed, 1 pruned, 1 failed, 1 running of 4", "The best config, trial 0001"):
         assert words in text
-    # Best so far, learning curves, one panel for each of four parameters, the timeline.
-    assert found.count("svg") == 2 + 4 + 1
-    assert found.count("tr") == 1 + 5 + 1 + 4
+    # Best so far, learning curves, a panel for each of four parameters, and the timeline.
+    assert parsed.count("svg") == 2 + 4 + 1
+    assert parsed.count("tr") == 1 + 5 + 1 + 4
 
 
 def test_the_page_needs_nothing_but_itself(written: Written) -> None:
     directory = ended(written)
-    found = page(directory)
-    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in found.elements}
+    parsed = page(directory)
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in parsed.elements}
     text = (directory / "report.html").read_text()
     assert not re.search(r"://|url\(|@import|src=|href=", text)
 
@@ -167,18 +167,18 @@ def test_whatever_the_study_says_is_text(written: Written) -> None:
     name = study.start(act=HOSTILE)
     study.epoch(name, 1, 0.5, node=HOSTILE, gpu=HOSTILE, metrics={HOSTILE: 0.5, "x": HOSTILE})
     study.event("end", name, state="failed", error=f"{HOSTILE}\n{HOSTILE}")
-    found = page(study.directory)
-    text = " ".join(found.words)
-    assert found.count("script") == 0
-    assert found.count("b") == 2  # the cards' figures alone
+    parsed = page(study.directory)
+    text = " ".join(parsed.words)
+    assert parsed.count("script") == 0
+    assert parsed.count("b") == 2  # only the figures on the cards
     for words in (f"best {HOSTILE}, trial 0001", f"{HOSTILE}={HOSTILE}", f"{HOSTILE}\n{HOSTILE}"):
         assert words in text
-    assert all(not key.startswith("on") for _, attributes in found.elements for key in attributes)
+    assert all(not key.startswith("on") for _, attributes in parsed.elements for key in attributes)
 
 
 def test_each_chart_has_a_title_for_those_who_do_not_see_it(written: Written) -> None:
-    found = page(ended(written))
-    for tag, attributes in found.elements:
+    parsed = page(ended(written))
+    for tag, attributes in parsed.elements:
         if tag == "svg":
             assert attributes["role"] == "img"
             assert attributes["aria-label"]
@@ -188,11 +188,11 @@ def test_a_value_without_effect_is_not_drawn(written: Written) -> None:
     study = written()
     study.trial(1.0, depth=2, width2=32)
     study.trial(2.0, depth=1)
-    found = history.load(study.directory)
+    loaded = history.load(study.directory)
     drawn = {
         name: len(re.findall(r"M\d+ \d+h0", svg))
         for name, svg in re.findall(
-            r'aria-label="loss by (\w+)">(.*?)</svg>', report_page.html(found)
+            r'aria-label="loss by (\w+)">(.*?)</svg>', report_page.html(loaded)
         )
     }
     assert drawn == {"lr": 2, "depth": 2, "act": 2, "width2": 1}
@@ -290,8 +290,10 @@ def test_chance_is_seldom_taken_for_importance() -> None:
     for _ in range(studies):
         metric = rng.random(30)
         fooled += any(
-            one.told
-            for one in importances({f"x{i}": column(rng.random(30), metric) for i in range(8)})
+            importance.told
+            for importance in importances(
+                {f"x{i}": column(rng.random(30), metric) for i in range(8)}
+            )
         )
     assert fooled / studies <= 0.1
 
@@ -338,18 +340,18 @@ def test_without_a_name_it_is_the_newest_study(written: Written) -> None:
         study = written(name)
         study.trial(1.0)
         time.sleep(0.02)
-    said = run("--results", str(study.directory.parent))
-    assert said.stdout == f"{study.directory / 'report.html'}\n"
+    done = run("--results", str(study.directory.parent))
+    assert done.stdout == f"{study.directory / 'report.html'}\n"
 
 
 def test_a_study_is_named_or_its_directory_is(written: Written) -> None:
     directory = ended(written)
     assert history.find(directory.parent, "study") == [directory]
     assert history.find(Path("elsewhere"), str(directory)) == [directory]
-    said = run("nope", "--results", str(directory.parent))
-    assert said.returncode == 2
-    assert "no study 'nope'" in said.stderr
-    assert "it has: study" in said.stderr
+    done = run("nope", "--results", str(directory.parent))
+    assert done.returncode == 2
+    assert "no study 'nope'" in done.stderr
+    assert "it has: study" in done.stderr
     with pytest.raises(UsageError, match="--results DIR"):
         history.find(directory / "ray", None)
 

@@ -1,4 +1,4 @@
-"""The trainable `resnet18` learns from a folder of images, and is resumable."""
+"""The trainable `resnet18` learns from a folder of images and is resumable."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ CONFIG: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def digits(mnist_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A folder of a few real digits: two classes of one look, as files."""
+    """Returns options for a folder of a few real digits: image files of two classes."""
     folder = tmp_path_factory.mktemp("digits")
     mnist = load_mnist(mnist_directory, seed=0, device="cpu", images=1200)
     for digit in (0, 1, 7):
@@ -68,11 +68,11 @@ def test_begins_from_given_weights(digits: dict[str, Any], tmp_path: Path) -> No
 
 
 def test_says_what_is_missing(digits: dict[str, Any], tmp_path: Path) -> None:
-    for options, said in (
+    for options, message in (
         ({}, "--trainable-arg folder=DIR"),
         ({"folder": str(tmp_path)}, "one subfolder per class"),
         ({"folder": digits["folder"], "size": 32}, "size must be at least 64"),
         ({"folder": digits["folder"], "weights": "none.pt"}, "weights none.pt does not exist"),
     ):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             resnet18.ResNet18(data=Path(), seed=0, **options).prepare()

@@ -1,4 +1,4 @@
-"""What `make sbom` lists, on bases that this machine's image does not have."""
+"""`make sbom` lists the right packages, also for bases that the test image does not use."""
 
 import importlib.util
 import json
@@ -41,8 +41,8 @@ def test_a_package_of_the_base_is_listed_beside_the_one_that_hides_it(
     install(base, "some.thing", "1.0+site")
     install(base, "torch", "2.9.0a0+nv24.2")
     (base / "removed-1.0.dist-info").mkdir()
-    found = sbom.python_packages([str(ours), str(base)], {})
-    assert {component["purl"] for component in found} == {
+    packages = sbom.python_packages([str(ours), str(base)], {})
+    assert {component["purl"] for component in packages} == {
         "pkg:pypi/some-thing@2.0",
         "pkg:pypi/some-thing@1.0%2Bsite",
         "pkg:pypi/torch@2.9.0a0%2Bnv24.2",
@@ -55,8 +55,8 @@ def test_hashes_are_those_of_the_version_that_is_there(sbom: ModuleType, tmp_pat
     lock += f"x-y==2 \\\n    --hash=sha256:{new}\n"
     write(tmp_path / "opt/siftune/cu13.lock", lock)
     install(tmp_path, "X.y", "2")
-    (found,) = sbom.python_packages([str(tmp_path)], sbom.locked_hashes(tmp_path))
-    assert found["hashes"] == [{"alg": "SHA-256", "content": new}]
+    (package,) = sbom.python_packages([str(tmp_path)], sbom.locked_hashes(tmp_path))
+    assert package["hashes"] == [{"alg": "SHA-256", "content": new}]
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_a_licence_is_an_expression_or_a_name(
     sbom: ModuleType, tmp_path: Path, metadata: str, licences: object
 ) -> None:
     install(tmp_path, "x", "1", metadata)
-    (found,) = sbom.python_packages([str(tmp_path)], {})
-    assert found.get("licenses") == licences
+    (package,) = sbom.python_packages([str(tmp_path)], {})
+    assert package.get("licenses") == licences
 
 
-def test_of_dpkg_what_is_installed(sbom: ModuleType, tmp_path: Path) -> None:
+def test_only_installed_debian_packages_are_listed(sbom: ModuleType, tmp_path: Path) -> None:
     assert list(sbom.debian_packages(tmp_path)) == []
     write(tmp_path / "etc/os-release", 'NAME="Ubuntu"\nID=ubuntu\nVERSION_ID="22.04"\n')
     entry = "Package: {}\nStatus: {}\nArchitecture: arm64\nVersion: {}\nDescription: x\n y: z\n"
@@ -89,20 +89,20 @@ def test_of_dpkg_what_is_installed(sbom: ModuleType, tmp_path: Path) -> None:
         entry.format("gone", "deinstall ok config-files", "1"),
     ]
     write(tmp_path / "var/lib/dpkg/status", "\n".join(entries))
-    (found,) = sbom.debian_packages(tmp_path)
+    (package,) = sbom.debian_packages(tmp_path)
     expected = "pkg:deb/ubuntu/libstdc%2B%2B6@1:2.3-4%2Bb1~a?arch=arm64&distro=ubuntu-22.04"
-    assert found["purl"] == expected
-    assert (found["name"], found["version"]) == ("libstdc++6", "1:2.3-4+b1~a")
+    assert package["purl"] == expected
+    assert (package["name"], package["version"]) == ("libstdc++6", "1:2.3-4+b1~a")
 
 
 def test_the_same_content_and_time_give_the_same_valid_document(
     sbom: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = [sbom.python(), sbom.python()]
+    components = [sbom.python(), sbom.python()]
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
-    first = sbom.document({"siftune.flavour": "site"}, found)
-    assert first == sbom.document({"siftune.flavour": "site"}, found)
+    first = sbom.document({"siftune.flavour": "site"}, components)
+    assert first == sbom.document({"siftune.flavour": "site"}, components)
     assert first["metadata"]["timestamp"] == "1970-01-02T00:00:00Z"
     assert len(first["components"]) == 1
-    assert first["serialNumber"] != sbom.document({}, found)["serialNumber"]
+    assert first["serialNumber"] != sbom.document({}, components)["serialNumber"]
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(first)) is None

@@ -1,4 +1,4 @@
-"""Each scheduler on examples small enough to check by hand."""
+"""Tests each scheduler on examples that are small enough to check by hand."""
 
 from typing import Any
 
@@ -97,7 +97,7 @@ def test_none_stops_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "rungs"),
     [
-        ({}, [1, 3]),  # not 9: there is nothing left to save
+        ({}, [1, 3]),  # not 9: stopping there would save nothing
         ({"eta": 2}, [1, 2, 4, 8]),
         ({"grace_epochs": 2}, [2, 6]),
         ({"grace_epochs": 9}, []),
@@ -110,14 +110,14 @@ def test_asha_rungs(options: dict, rungs: list[int]) -> None:
 def test_asha_stops_all_but_the_best_third_of_those_that_came() -> None:
     scheduler = Asha(**needs())
     assert report(scheduler, 1, a=5.0, b=6.0, c=4.0, d=4.5, e=3.0) == [
-        CONTINUE,  # the first is the best
+        CONTINUE,  # the first is the best so far
         STOP,
         CONTINUE,  # best of three
         STOP,  # second of four
         CONTINUE,
     ]
     assert report(scheduler, 1, f=3.5, g=9.0) == [CONTINUE, STOP]  # two of six, two of seven
-    assert report(scheduler, 2, a=99.0) == [CONTINUE]  # no rung
+    assert report(scheduler, 2, a=99.0) == [CONTINUE]  # not a rung
     assert report(scheduler, 3, a=99.0, c=1.0, e=1.0) == [CONTINUE, CONTINUE, CONTINUE]  # a tie
     assert report(scheduler, 9, a=99.0) == [CONTINUE]
 
@@ -165,7 +165,7 @@ def test_hyperband_waits_for_those_that_are_to_come() -> None:
     begin(scheduler, "a", "b")
     assert report(scheduler, 1, a=1.0, b=2.0) == [PAUSE, PAUSE]
     assert scheduler.orders() == []
-    assert scheduler.orders(idle=True) == [Resume("a"), Stop("b")]  # nobody else will come
+    assert scheduler.orders(idle=True) == [Resume("a"), Stop("b")]  # no other trial will join
     begin(scheduler, "c")
     assert scheduler.orders() == []
     scheduler.end("c")
@@ -179,7 +179,7 @@ def test_hyperband_stands_by_what_it_decided_in_idleness() -> None:
     assert scheduler.orders(idle=True) == [Resume("a"), Stop("b")]
     report(scheduler, 2, a=1.0)
     assert scheduler.orders() == [Stop("b")]
-    begin(scheduler, "c")  # of another plan: it comes too late for this bracket
+    begin(scheduler, "c")  # added to the plan later: too late for this bracket
     assert scheduler.orders() == [Stop("b")]
 
 
@@ -214,10 +214,10 @@ def test_median_compares_the_best_with_the_others_averages() -> None:
     assert report(scheduler, 1, a=2.0, b=4.0, c=6.0) == [CONTINUE] * 3  # fewer than 3 others
     assert report(scheduler, 2, a=2.0, b=2.0, c=2.0) == [CONTINUE] * 3  # averages 2, 3 and 4
     assert report(scheduler, 1, d=4.0, e=4.5) == [CONTINUE, STOP]  # medians 4 and 4
-    assert report(scheduler, 2, d=3.5) == [STOP]  # its best, 3.5, against the median 3
+    assert report(scheduler, 2, d=3.5) == [STOP]  # its best is 3.5, the median is 3
     scheduler.end("a")
     assert report(scheduler, 1, f=3.0) == [CONTINUE]
-    assert report(scheduler, 2, f=100.0) == [CONTINUE]  # 3, its best, against the median of 4
+    assert report(scheduler, 2, f=100.0) == [CONTINUE]  # its best is 3, the median is 4
 
 
 def test_median_waits_for_the_grace_epochs_and_spares_the_last() -> None:
@@ -297,7 +297,7 @@ def test_pbt_member_that_trained_all_its_epochs_is_gone() -> None:
     begin(scheduler, "a", "b")
     scheduler.begin("short", CONFIG | {"epochs": 1})
     assert report(scheduler, 1, a=2.0, b=3.0, short=1.0) == [PAUSE, PAUSE, CONTINUE]
-    clone, other = scheduler.orders()  # though `short` has not ended yet
+    clone, other = scheduler.orders()  # although `short` has not ended yet
     assert isinstance(clone, Clone)
     assert (clone.trial, clone.donor, other) == ("b", "a", Resume("a"))
 

@@ -1,4 +1,4 @@
-"""The trainable `sklearn` learns, is resumable, and says what is wrong with a table."""
+"""The trainable `sklearn` learns, is resumable, and reports errors in a table."""
 
 import csv
 from pathlib import Path

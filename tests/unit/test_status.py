@@ -1,4 +1,4 @@
-"""The status of a study follows from its journal, its driver and the time."""
+"""The status of a study depends on its journal, its driver and the time."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def test_the_state_is_the_drivers_and_not_the_age_of_the_last_event(written: Wri
     study.driver()
     line = "study: 1 running of 4 trials; running, last event 2.78 h ago"
     assert said(study, later=10_000)[0] == line
-    study.driver(began=1)  # another process had that pid
+    study.driver(began=1)  # that pid now belongs to another process
     assert re.fullmatch(
         r"study: 1 unfinished of 4 trials; dead for \d s \(resume with --resume study\), "
         "last event 0 s ago",

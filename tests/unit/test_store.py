@@ -1,4 +1,4 @@
-"""The processes of one trial meet at a board that each reaches through a pipe."""
+"""The processes of one trial exchange data through a board that each reaches by a pipe."""
 
 import multiprocessing
 import threading
@@ -18,7 +18,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def asked(board: Board) -> Connection:
-    """A pipe to the board."""
+    """Returns a pipe to the board."""
     ours, theirs = SPAWN.Pipe()
     threading.Thread(target=_serve, args=(ours, board.call), daemon=True).start()
     return theirs
@@ -46,9 +46,9 @@ def test_it_does_what_torch_says_of_a_store(store: BoardStore) -> None:
 
 def test_two_runs_do_not_see_each_other_s_keys() -> None:
     board = Board()
-    one, two = BoardStore(asked(board), "one"), BoardStore(asked(board), "two")
-    one.set("key", "value")
-    assert not two.check(["key"])
+    first, second = BoardStore(asked(board), "one"), BoardStore(asked(board), "two")
+    first.set("key", "value")
+    assert not second.check(["key"])
 
 
 def test_processes_that_meet_there_add_up_what_each_has() -> None:

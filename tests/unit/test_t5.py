@@ -1,4 +1,4 @@
-"""The trainable `t5`: real text, every size, and what it needs."""
+"""The trainable `t5`: real text, every size, and its memory."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from siftune.trainables.training.loop import Metrics
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG: dict[str, Any] = {
-    "hidden_size": 40,  # 3 heads do not divide it
+    "hidden_size": 40,  # not divisible by 3 heads
     "num_heads": 3,
     "num_layers": 2,
     "d_ff": 64,
@@ -39,13 +39,15 @@ VOCABULARY = corpus.Vocabulary()
 
 
 def train(directory: Path, start: Path | None, config: dict[str, Any], **options: Any) -> list[Any]:
-    """Every epoch's metrics but its speed; the last one's state is in the directory."""
-    found: list[Metrics] = []
+    """Returns each epoch's metrics without its speed, and leaves the last state in `directory`."""
+    metrics: list[Metrics] = []
     options = OPTIONS | options
-    for one, save in t5.T5(seed=1, data=directory, **options).epochs(CONFIG | config, start=start):
+    for epoch, save in t5.T5(seed=1, data=directory, **options).epochs(
+        CONFIG | config, start=start
+    ):
         save(directory)
-        found.append({k: v for k, v in one.items() if k != "samples_per_s"})
-    return found
+        metrics.append({k: v for k, v in epoch.items() if k != "samples_per_s"})
+    return metrics
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +69,8 @@ def test_it_learns_from_the_standard_library(whole: tuple[list[Metrics], Path]) 
 def test_what_saves_memory_changes_nothing_else(
     whole: tuple[list[Metrics], Path], tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    for one, same in zip(whole[0], train(tmp_path, None, change), strict=True):
-        assert one == pytest.approx(same, rel=1e-3)
+    for expected, same in zip(whole[0], train(tmp_path, None, change), strict=True):
+        assert expected == pytest.approx(same, rel=1e-3)
 
 
 def test_two_processes_have_half_of_it_each_and_train_the_same(
@@ -78,15 +80,15 @@ def test_two_processes_have_half_of_it_each_and_train_the_same(
 ) -> None:
     first, second = run(pool, _sharded, 2, tmp_path / "m", tmp_path / "state")
     assert first[0] == second[0]
-    for one, same in zip(whole[0], first[0], strict=True):
-        assert one == pytest.approx(same, rel=1e-3)
+    for expected, same in zip(whole[0], first[0], strict=True):
+        assert expected == pytest.approx(same, rel=1e-3)
     parameters = sum(p.numel() for p in t5.build(CONFIG, VOCABULARY).parameters())
     assert first[1] + second[1] == parameters
     assert abs(first[1] - second[1]) < 0.1 * parameters
 
 
 def _sharded(directory: Path) -> tuple[list[Metrics], int]:
-    """Its metrics, and how many of the parameters this process has after the training."""
+    """Returns the metrics, and how many of the parameters this process holds after the training."""
     import gc
 
     from torch.distributed.tensor import DTensor
@@ -149,7 +151,7 @@ def test_a_model_and_a_data_set_of_hugging_faces(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "set" / "train.parquet")
     options = {"model": str(tmp_path / "model"), "text": str(tmp_path / "set"), "windows": 100}
     t5.T5(data=tmp_path, seed=0, **OPTIONS | options).prepare()
-    config = {"num_layers": 7}  # its own sizes count
+    config = {"num_layers": 7}  # ignored: the model's own sizes apply
     first, second = train(tmp_path / "state", None, config, **options)
     assert second["bits_per_byte"] < first["bits_per_byte"]
     frame.rename(columns={"text": "content"}).to_parquet(tmp_path / "set" / "train.parquet")
@@ -178,15 +180,15 @@ def test_the_preset_of_five_billion_parameters() -> None:
     assert one
     assert two
     assert four
-    assert one > 79 > two > 4.9e9 * 16 / 2 / 2**30  # an A100 has 79
+    assert one > 79 > two > 4.9e9 * 16 / 2 / 2**30  # an A100 has 79 GiB
     assert two > four
 
 
 def test_the_estimate_grows_with_what_costs_memory() -> None:
     def needed(**changed: Any) -> float:
-        found = t5.estimate_gib(Space.read(t5.SPACE | changed), 1, length=256)
-        assert found
-        return found
+        gib = t5.estimate_gib(Space.read(t5.SPACE | changed), 1, length=256)
+        assert gib
+        return gib
 
     assert needed() < 79
     assert needed(batch_size=256) > needed() > needed(accumulation=4) > needed(recompute=True)

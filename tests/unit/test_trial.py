@@ -1,4 +1,4 @@
-"""A trial's own process, without Ray: what it gets, what it says, and how it ends."""
+"""A trial's process, without Ray: its environment, its messages, and how it ends."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from siftune.trainables import TrainableSpec
-from siftune.trial import checkpoints
+from siftune.trial import checkpoints, directory
 from siftune.trial.host import Host, Server
 from siftune.trial.messages import Answer, Begin, Cause, End, Message, Report, Setup
 
@@ -23,7 +23,7 @@ Start = Callable[..., tuple[Host, Message]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a trial of a function in a file: its host, and what it said first."""
+    """Starts a trial of a function in a file; returns its host and its first message."""
     hosts = []
 
     def begin(body: str, *, reuse: bool = False, **more: Any) -> tuple[Host, Message]:
@@ -241,11 +241,11 @@ def test_how_a_trial_fails_is_told_apart(start: Start, does: str, cause: Cause, 
         {does}
     """
     host, first = start(body)
-    found = end(first)
-    assert found.cause is cause
-    assert words in (found.error or "")
-    if "Traceback" in (found.error or ""):
-        assert (found.error or "").splitlines()[1].endswith(", in train")
+    ended = end(first)
+    assert ended.cause is cause
+    assert words in (ended.error or "")
+    if "Traceback" in (ended.error or ""):
+        assert (ended.error or "").splitlines()[1].endswith(", in train")
     assert host.begin(Begin(trial="0002", config={}, run="next"))
 
 
@@ -301,9 +301,9 @@ def test_metrics_are_what_json_can_hold(start: Start) -> None:
         })
     """
     _, first = start(body)
-    found = metrics(first)
-    assert found.pop("odd").startswith("a Odd that cannot be shown")
-    assert found == {
+    received = metrics(first)
+    assert received.pop("odd").startswith("a Odd that cannot be shown")
+    assert received == {
         "done": True,
         "1": 0.5,
         "('a', 2)": 2,
@@ -312,7 +312,7 @@ def test_metrics_are_what_json_can_hold(start: Start) -> None:
         "huge": "a whole number of 1329 bits",
         "half": "\\ud800",
     }
-    json.dumps(found).encode()
+    json.dumps(received).encode()
 
 
 @pytest.mark.parametrize("end_it", ["return {'loss': config['x']}", "yield {'loss': 1}"])
@@ -386,8 +386,8 @@ def test_a_file_that_starts_threads_when_imported_is_not_forked_from(
     (tmp_path / "mine.py").write_text(dedent(body))
     command = [sys.executable, "-c", ALONE, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    said, reason = done.stdout.splitlines()
-    assert said == str({"forked": forked}), done.stderr
+    message, reason = done.stdout.splitlines()
+    assert message == str({"forked": forked}), done.stderr
     assert reason == "None" if why is None else why in reason
 
 
@@ -433,5 +433,23 @@ def test_a_trial_that_is_killed_with_its_fork_server_has_crashed(start: Start) -
         os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    found = end(start(body)[1])
-    assert (found.cause, found.signal) == (Cause.CRASH, signal.SIGTERM)
+    ended = end(start(body)[1])
+    assert (ended.cause, ended.signal) == (Cause.CRASH, signal.SIGTERM)
+
+
+def test_a_log_keeps_its_end(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    with log.open("ab") as file:  # a process that goes on writing
+        for number in range(1000):
+            file.write(f"line {number}\n".encode())
+        file.flush()
+        directory.cut(log, keep=3000)
+        file.write(b"after\n")
+    first, *lines = log.read_text().splitlines()
+    assert "bytes before this line were removed" in first
+    assert lines[-2:] == ["line 999", "after"]
+    assert lines == [f"line {number}" for number in range(1000 - len(lines) + 1, 1000)] + ["after"]
+    assert log.stat().st_size < 3200
+    before = log.read_text()
+    directory.cut(log, keep=3000)
+    assert log.read_text() == before

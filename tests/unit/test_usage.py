@@ -1,4 +1,4 @@
-"""Every mistake of the user's is said before anything starts: all in one message, exit status 2."""
+"""All mistakes of a user are reported in one message before anything starts, with exit status 2."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ TUNE = ROOT / "entrypoints" / "tune.py"
 def tune(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """Runs the entrypoint with flags that must be refused, and returns what it said."""
+    """Runs the entrypoint with flags that must be refused, and returns its message."""
     spec = importlib.util.spec_from_file_location("tune_entrypoint", TUNE)
     assert spec is not None
     assert spec.loader is not None
@@ -29,11 +29,11 @@ def tune(
 
     def refused(*flags: str) -> str:
         status = entrypoint.main(flags)
-        said = capsys.readouterr().err
-        assert status == 2, said
+        message = capsys.readouterr().err
+        assert status == 2, message
         assert ray.is_initialized() == running
         assert not list(tmp_path.glob("results/*/trials.jsonl"))
-        return said
+        return message
 
     return refused
 
@@ -79,35 +79,35 @@ def tune(
 def test_a_mistake_is_refused_with_what_to_do(
     tune: Callable[..., str], flags: list[str], words: list[str]
 ) -> None:
-    said = tune(*flags)
-    assert [word for word in words if word not in said] == [], said
+    message = tune(*flags)
+    assert [word for word in words if word not in message] == [], message
 
 
 def test_all_mistakes_come_in_one_message(tune: Callable[..., str]) -> None:
-    said = tune(
+    message = tune(
         *("--searcher", "foo", "--scheduler", "bar", "--trials", "0", "--set", "zz=1"),
         *("--gpus-per-trial", "64", "--mode", "best", "--time-limit", "soon"),
     )
     for word in ("'foo'", "'bar'", "--trials", "'zz'", "--mode", "--time-limit"):
-        assert word in said
+        assert word in message
 
 
 def test_yaml_with_a_typo_names_file_and_line(tune: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("trainable: mnist\nspace: {lr: [1, 2\n")
-    said = tune("--config", "study.yaml")
-    assert "study.yaml is not valid YAML" in said
-    assert "line" in said
+    message = tune("--config", "study.yaml")
+    assert "study.yaml is not valid YAML" in message
+    assert "line" in message
     (tmp_path / "study.yaml").write_text("trainable: mnist\nsercher: hebo\n")
-    said = tune("--config", "study.yaml")
-    assert "unknown entry 'sercher'" in said
-    assert "searcher" in said
+    message = tune("--config", "study.yaml")
+    assert "unknown entry 'sercher'" in message
+    assert "searcher" in message
 
 
 def test_a_study_that_exists_is_not_overwritten(tune: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "results" / "mine").mkdir(parents=True)
-    said = tune("--name", "mine")
-    assert "is not overwritten" in said
-    assert "--resume mine" in said
+    message = tune("--name", "mine")
+    assert "is not overwritten" in message
+    assert "--resume mine" in message
 
 
 def test_results_that_cannot_be_written_are_refused(
@@ -115,21 +115,21 @@ def test_results_that_cannot_be_written_are_refused(
 ) -> None:
     (tmp_path / "file").touch()
     assert "cannot write to" in tune("--results", "file/results")
-    # The kernel's own file system refuses even root.
+    # In /proc, not even root can create files.
     assert "cannot write to" in tune("--results", "/proc/results")
 
 
 def test_a_file_that_fails_on_import_is_named(tune: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import nothing_of_that_name\n")
-    said = tune("--trainable", "mine.py:train")
-    assert "mine.py fails when imported" in said
-    assert "nothing_of_that_name" in said
+    message = tune("--trainable", "mine.py:train")
+    assert "mine.py fails when imported" in message
+    assert "nothing_of_that_name" in message
 
 
 def test_a_function_that_is_not_there_is_named(tune: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("SPACE = {'x': 'uniform(0, 1)'}\ndef fit(config): ...\n")
-    said = tune("--trainable", "mine.py:train")
-    assert "no function 'train'; it has: fit" in said
+    message = tune("--trainable", "mine.py:train")
+    assert "no function 'train'; it has: fit" in message
 
 
 def test_a_trainable_without_a_space_is_refused(tune: Callable[..., str], tmp_path: Path) -> None:
@@ -141,9 +141,9 @@ def test_resuming_cannot_make_it_another_study(tune: Callable[..., str], tmp_pat
     directory = tmp_path / "results" / "mine"
     directory.mkdir(parents=True)
     (directory / "study.yaml").write_text("name: mine\ntrainable: mnist\ntrials: 2\n")
-    said = tune("--resume", "mine", "--searcher", "hebo", "--set", "lr=1")
-    assert "cannot change searcher" in said
-    assert "leave out --set" in said
+    message = tune("--resume", "mine", "--searcher", "hebo", "--set", "lr=1")
+    assert "cannot change searcher" in message
+    assert "leave out --set" in message
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,9 @@ def test_help_answers_at_once(entrypoint: str, limit_s: float) -> None:
         command = [sys.executable, TUNE.with_name(f"{entrypoint}.py"), "--help"]
         subprocess.run(command, check=True, capture_output=True)
         after = os.times()
-        return sum(after[2:4]) - sum(before[2:4])  # of children, their user's and the system's
+        return sum(after[2:4]) - sum(before[2:4])  # user and system time of the children
 
-    # Of the processor, not of the clock, and the best of five: what is beside it is not judged.
+    # Measures CPU time, not wall time, and takes the best of five: other processes do not count.
     assert min(cpu_s() for _ in range(5)) < limit_s
 
 
@@ -167,8 +167,8 @@ def test_the_flags_list_what_the_catalogues_hold() -> None:
     from siftune.study.presets import PRESETS
     from siftune.trainables import TRAINABLES
 
-    said = subprocess.run(
+    shown = subprocess.run(
         [sys.executable, TUNE, "--help"], check=True, capture_output=True, text=True
     ).stdout
     for names in (TRAINABLES, ("auto", *SEARCHERS), SCHEDULERS, PRESETS):
-        assert "|".join(names) in said
+        assert "|".join(names) in shown

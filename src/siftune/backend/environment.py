@@ -30,11 +30,11 @@ _ALWAYS = {
 def prepared() -> Iterator[None]:
     """Sets the environment variables of Ray for a study, and restores the environment on exit.
 
-    They belong to the Slurm job's Ray, or to a Ray on this machine, whose files are in a private
-    directory that is removed on exit.
+    The variables configure either the Slurm job's Ray or a Ray on this machine. The files of the
+    latter are in a private directory that is removed on exit.
 
-    Must be entered before the user's file is imported: it may import Ray, and Ray reads its
-    variables only then.
+    Enter this before importing the user's file: the file may import Ray, which reads its
+    environment variables at import.
     """
     before = dict(os.environ)
     try:
@@ -108,7 +108,7 @@ def _private_directory() -> Iterator[Path]:
 
 
 def _remove_dead(parent: Path) -> None:
-    """Removes this user's directories of drivers that were killed and so released their locks."""
+    """Removes this user's directories whose drivers were killed: their locks are released."""
     for directory in parent.glob("sift-*"):
         with suppress(OSError):  # in use, or just removed
             if directory.lstat().st_uid != os.getuid():

@@ -1,4 +1,4 @@
-"""Translates Ray's exceptions about a worker into the end of its trials."""
+"""Translates Ray's exceptions from a worker into the reason why its trials ended."""
 
 import time
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ _SETTLED_S = 1.0  # Ray may report the loss of a worker before the loss of its n
 
 
 def end_of(error: Exception, node_id: str | None) -> End:
-    """Returns how a trial ended whose worker, on Ray's node `node_id`, failed with `error`."""
+    """Returns how a trial ended when its worker, on the Ray node `node_id`, failed with `error`."""
     text = " ".join(str(error).split())
     text = text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} …"
     if isinstance(error, OutOfMemoryError):
@@ -29,7 +29,7 @@ def end_of(error: Exception, node_id: str | None) -> End:
 
 
 def _is_alive(node_id: str) -> bool:
-    """Returns whether the node is still there after _SETTLED_S."""
+    """Returns whether the node is still alive after _SETTLED_S."""
     deadline = time.monotonic() + _SETTLED_S
     while time.monotonic() < deadline:
         if node_id not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
@@ -43,10 +43,10 @@ _FOLLOW = ("RuntimeError", "DistBackendError", "DistNetworkError", "DistStoreErr
 
 
 def first(ends: Iterable[End]) -> End:
-    """Returns the end that caused the others, in a trial of several processes.
+    """Returns the first failure of a trial's processes, which caused the others to end.
 
-    `ends` are in the order of arrival. An end that results from another one is returned only if
-    there is no other.
+    `ends` are in the order of arrival. An end that was caused by another process is returned only
+    if all ends are of this kind.
     """
     in_order = list(ends)
     failed = [end for end in in_order if end.cause is not None and not end.killed]

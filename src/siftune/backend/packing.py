@@ -1,9 +1,10 @@
 """Decides how many trials share a GPU, and which GPU, if --gpus-per-trial is a fraction.
 
 At first each GPU runs one trial, which may use all of its memory. The memory that a trial uses in
-its first epoch determines how many trials fit. From then on each trial may use an equal share. A
-trial that needs more runs out of memory alone and is retried with a GPU to itself. Shares are sized
-for the largest trial so far. If they grow later, a GPU loses slots as the trials in them end.
+its first epoch determines how many trials fit. From then on each trial may use an equal share. If
+a trial exceeds its share, only that trial runs out of memory, and it is retried with a GPU to
+itself. Shares are sized for the largest trial so far. If they grow later, a GPU loses slots as the
+trials in them end.
 
 Memory is in MiB. This module uses neither Ray nor torch.
 """
@@ -30,7 +31,7 @@ class Packing:
     """The GPUs of a study and the slots on them. A slot exists as long as its trial runs."""
 
     def __init__(self, *, gpu_mib: float, most: int) -> None:
-        """`gpu_mib`: the memory of a GPU. `most`: the most trials that may share a GPU, by
+        """`gpu_mib`: the memory of a GPU. `most`: the maximum number of trials per GPU, given
         --gpus-per-trial and the CPUs."""
         self.most = most
         self.usable_mib = _USABLE * gpu_mib
@@ -97,7 +98,7 @@ class Packing:
         if not self._known:
             return (
                 f"up to {self.most} trials share a GPU: each GPU starts with one trial, to measure "
-                "how much memory a trial takes"
+                "how much memory a trial uses"
             )
         if self.largest_mib is None:
             return (
@@ -105,9 +106,11 @@ class Packing:
                 "given by --gpus-per-trial"
             )
         share, all_fit = self.share, self.share == self.most
-        fit = f"{share} share a GPU" if all_fit else f"{share} of the {self.most} fit on a GPU"
+        trials = f"{share} trial{'s' * (share != 1)}"
+        fit = f"{trials} at a time" if all_fit else f"{trials} at a time, not {self.most}"
         return (
-            f"a trial takes {self.largest_mib / 1024:.1f} GiB of {self._gpu_mib / 1024:.0f}: {fit}"
+            f"a trial uses {self.largest_mib / 1024:.1f} of a GPU's {self._gpu_mib / 1024:.0f} "
+            f"GiB, so a GPU can run {fit}"
         )
 
     # ── Events ──────────────────────────────────────────────────────────────────────────────────
@@ -130,7 +133,7 @@ class Packing:
             gpu.alone = None if gpu.alone == slot else gpu.alone
 
     def report(self, slot: int, mib: float | None, *, alone: bool = False) -> str | None:
-        """Takes in the most memory that the trial in the slot has used; None: not measurable.
+        """Records the peak memory of the trial in the slot; None if it cannot be measured.
 
         `alone`: the trial keeps its GPU to itself. Returns a sentence for the user if there is
         something new.
@@ -141,7 +144,10 @@ class Packing:
         return self.know(mib)
 
     def know(self, mib: float | None) -> str | None:
-        """Takes in a measurement of a trial that is not on a GPU now; otherwise like `report`."""
+        """Records the memory of a trial that is not on a GPU now.
+
+        Otherwise the same as `report`.
+        """
         before = self._known, self.largest_mib is None, self.share
         self._known = True
         if mib is not None:

@@ -35,7 +35,7 @@ class Node:
     gpus: dict[str, float] = field(default_factory=dict)  # free fraction of each, by name
 
     def fits(self, cpus: float, gpus: float) -> bool:
-        """Returns whether a process with `cpus` CPUs and the part `gpus` of one GPU fits."""
+        """Returns whether a process with `cpus` CPUs and the fraction `gpus` of a GPU fits."""
         gpu = max(self.gpus.values(), default=0.0)
         return self.cpus >= cpus - _ROUNDING and gpu >= gpus - _ROUNDING
 
@@ -46,7 +46,7 @@ class Seat:
 
     node: Node
     cpus: float
-    gpus: float = 0.0  # the part of one GPU
+    gpus: float = 0.0  # the fraction of one GPU
     gpu: str | None = None  # its name
 
 

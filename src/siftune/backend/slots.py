@@ -16,7 +16,7 @@ from siftune.backend.worker import Place, Worker
 from siftune.trial.messages import Answer, Begin, Cause, End, Message, Setup
 
 _LOOK_S = 1.0  # between two checks of Ray's nodes
-_LONGEST_PAUSE_S = 10.0  # before a new worker, if workers end before they train
+_LONGEST_PAUSE_S = 10.0  # before a new worker, if workers exit before they train
 # The wait after a trial was killed, to see whether its node is lost too: Slurm ends all processes
 # of a node at once, and any of them may be reported first. Ray ends slowly after SIGTERM.
 _SETTLE_S = {signal.SIGKILL: 1.0, signal.SIGTERM: 6.0}
@@ -56,12 +56,12 @@ class Slot:
     ends: dict[int, End] = field(default_factory=dict)  # by rank, in the order of arrival
 
     def key(self, rank: int) -> str:
-        """Returns the key of this rank's part of the run in calls of its worker."""
+        """Returns the key under which the worker knows this rank of the run."""
         return f"{self.run}.{rank}"
 
     @property
     def where(self) -> tuple[str, str | None]:
-        """The names of its nodes, and of its GPUs (None without), each joined by commas."""
+        """The names of its nodes and of its GPUs, each comma-separated; None if it has no GPUs."""
         names = dict.fromkeys(seat.node.place.node for seat in self.seats)
         # 12 characters of a GPU's UUID distinguish it from the others on its node.
         gpus = [seat.gpu[:12] for seat in self.seats if seat.gpu]
@@ -70,7 +70,7 @@ class Slot:
 
 @dataclass(slots=True)
 class _Rank:
-    """A pending answer of a worker about one rank of a slot's trial."""
+    """A pending call to a worker, for one rank of the slot's trial."""
 
     slot: Slot
     rank: int
@@ -161,7 +161,8 @@ class Slots:
             self._waiting[ref] = _Rank(slot, rank)
 
     def answer(self, slot: Slot, answer: Answer) -> None:
-        """Answers the last report of rank 0, and the same report of the other ranks as it comes."""
+        """Answers the last report of rank 0, and the matching reports of the other ranks when they
+        arrive."""
         slot.answers.append(answer)
         for rank, count in enumerate(slot.reported):
             if rank not in slot.ends and count == len(slot.answers):
@@ -236,7 +237,7 @@ class Slots:
             yield from self._take(slot, rank, message)
 
     def _settle(self) -> None:
-        """Checks the workers of killed trials whose wait is over."""
+        """Checks the workers of killed trials for which the waiting time has passed."""
         now = time.monotonic()
         for _, killed in [entry for entry in self._settling if entry[0] <= now]:
             worker = killed.slot.seats[killed.rank].node.worker

@@ -14,7 +14,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    arguments = flags.parse(parser(), argv)
     from siftune.trainables.datasets import DataError
     from siftune.trainables.datasets.mnist import ensure_mnist
 

@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    arguments = flags.parse(parser(), argv)
     place, failed = Place(arguments.results, arguments.data), False
     for name, finding in findings(place, quick=arguments.quick):
         print(finding.line(name), flush=True)
@@ -77,17 +77,22 @@ def shared_memory(place: Place) -> Finding:
     state = f"/dev/shm has {total / _GIB:.1f} GiB"
     if total >= _GIB:
         return ok(state)
-    return warn(state, "Ray will use slow files instead: give /dev/shm at least 1 GiB")
+    return warn(
+        state, "Ray will use files on disk instead, which is slow: give /dev/shm at least 1 GiB"
+    )
 
 
 def temporary_directory(place: Place) -> Finding:
-    """Checks the free space for Ray's files, and for checkpoints until Ray has copied them."""
+    """Checks the free space for Ray's files and for checkpoints that Ray has not copied yet."""
     ray, trials = resources.LOCAL_TMP, Path(tempfile.gettempdir())
     state, free_gib, used = _space(ray)
     if free_gib < 1:
         return fail(state, f"Ray needs 1 GiB there: {_ray_advice()}")
     if used > 0.95:
-        return warn(state, f"Ray refuses to store objects above 95 %: {_ray_advice()}")
+        return warn(
+            state,
+            f"Ray refuses to store objects once the disk is more than 95 % full: {_ray_advice()}",
+        )
     if trials == ray:
         return ok(state)
     saved, free_gib, _ = _space(trials)
@@ -95,7 +100,7 @@ def temporary_directory(place: Place) -> Finding:
         return warn(
             saved, "trials save their checkpoints there first: set TMPDIR to another directory"
         )
-    return ok(f"{state}, for Ray; {saved}, for checkpoints being saved")
+    return ok(f"Ray's files: {state}; checkpoints being saved: {saved}")
 
 
 def _space(directory: Path) -> tuple[str, float, float]:
@@ -110,7 +115,7 @@ def _ray_advice() -> str:
     tmp = resources.LOCAL_TMP
     if in_container():
         return f"use apptainer run --bind DIRECTORY:{tmp} (a job uses its site's NODE_TMP)"
-    return f"free space in {tmp}, or use another machine (a job uses its site's NODE_TMP)"
+    return f"make space in {tmp}, or use another machine (a job uses its site's NODE_TMP)"
 
 
 # As long as the longest path of a socket below Ray's directory.
@@ -155,7 +160,7 @@ def _enough(limit: int) -> bool:
 def _more(flag: str, hard: int) -> str:
     """Returns how to raise a limit. Only root can raise it above the hard limit."""
     if not _enough(hard):
-        return f"Ray needs {_LEAST}: ask the administrators for more than {hard}"
+        return f"Ray needs {_LEAST}: ask the administrators to raise the hard limit from {hard}"
     return (
         f"Ray needs more: ulimit -{flag} {'unlimited' if hard == resource.RLIM_INFINITY else hard}"
     )
@@ -183,7 +188,8 @@ def file_system(path: Path, mounts: str) -> str:
 
 
 def results(place: Place) -> Finding:
-    """Checks that lines can be appended, files replaced, and only one driver creates its file."""
+    """Checks that lines can be appended, that files can be replaced, and that only one driver can
+    create its file."""
     directory = place.results.absolute()
     existing = next(path for path in (directory, *directory.parents) if path.is_dir())
     kind = file_system(existing.resolve(), Path("/proc/mounts").read_text())

@@ -27,7 +27,10 @@ def fits(name: str, machine: str, version: str | None) -> bool:
 
 
 def judge_flavour(own: str | None, machine: str, version: str | None) -> Finding:
-    """Judges which flavour fits. `own`: that of the image this runs in; `version`: the driver's."""
+    """Judges which flavour fits.
+
+    `own`: the flavour of the image that runs this code. `version`: the driver's version.
+    """
     here = f"{machine}, {f'driver {version}' if version else 'no NVIDIA driver'}"
     fitting = next((name for name in FLAVOURS if fits(name, machine, version)), None)
     if fitting is None:

@@ -1,15 +1,17 @@
 """The flags of a study, derived from the settings in siftune/study/request.py.
 
-Importing this module is fast, so that `--help` is too; reading a study imports the rest.
+Importing this module is fast, which keeps `--help` fast; the rest is imported only when a study is
+read.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,9 +63,17 @@ def _argument(setting: Setting) -> dict[str, Any]:
         return argument | {"action": "store_true", "default": None}
     if setting.metavar:
         argument["metavar"] = setting.metavar
-    if setting.kind == "options":
+    if setting.kind in ("options", "texts"):
         argument |= {"action": "append", "default": []}
     return argument
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line. Prints letters that the terminal cannot show as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    return parser.parse_args(argv)
 
 
 def add_data(parser: argparse._ActionsContainer) -> None:
@@ -127,6 +137,14 @@ def read_study(flags: Mapping[str, Any]) -> tuple[StudyRequest, bool]:
     return request, False
 
 
+def split_resume(arguments: argparse.Namespace) -> None:
+    """Turns `--resume results/NAME`, the path of a study directory, into --results and a name."""
+    if arguments.resume and "/" in arguments.resume:
+        directory = Path(arguments.resume)
+        if (directory / "study.yaml").is_file():
+            arguments.results, arguments.resume = directory.parent, directory.resolve().name
+
+
 def _read_resumed(
     flags: Mapping[str, Any],
     layer: dict[str, Any],
@@ -149,14 +167,16 @@ def _read_resumed(
     return request
 
 
-def read_trial(flags: Mapping[str, Any]) -> tuple[TrainableSpec, Config]:
-    """Returns the trainable and the config that the flags of `train` describe.
+def read_trial(flags: Mapping[str, Any]) -> tuple[TrainableSpec, Config, dict[str, Any]]:
+    """Returns the trainable and the config that the flags of `train` describe, and the config as
+    the trainable gets it.
 
     Raises UsageError with every mistake.
     """
     import numpy as np
 
     from siftune.trainables import TrainableSpec
+    from siftune.trainables.user.printed import PrintedMetrics
 
     absent: dict[str, Any] = dict.fromkeys((*settings(), "config", "resume"))
     request, _ = read_study(absent | dict(flags))
@@ -165,10 +185,16 @@ def read_trial(flags: Mapping[str, Any]) -> tuple[TrainableSpec, Config]:
         data=flags["data"],
         seed=request.seed,
         options=request.trainable_options,
+        printed=PrintedMetrics(
+            metric=request.metric,
+            patterns=tuple(request.metric_patterns),
+            file=request.metric_file,
+        ),
     )
     if mistakes := trainable.mistakes(request.space):
         raise UsageError(mistakes)
-    return trainable, request.space.sample(np.random.default_rng(request.seed))
+    config = request.space.sample(np.random.default_rng(request.seed))
+    return trainable, config, request.space.given(config)
 
 
 def read_space(text: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def train(
 ) -> None:
     """Trains one config in this process. `on_epoch` is called with the metrics of each epoch.
 
-    `save_to`: the directory for the weights. A function of the user saves its weights itself.
+    `save_to`: the directory for the weights. A user-defined function saves its own weights.
     """
     trainable = spec.build()
     trainable.prepare()
@@ -55,7 +55,7 @@ class _Alone:
 def evaluate(best: Path, *, data: Path) -> dict[str, float]:
     """Returns the validation and test metrics of the weights named in a best.json.
 
-    Raises UsageError if the file or its weights are missing, or if the trainable is the user's own.
+    Raises UsageError if the file or its weights are missing, or if the trainable is user-defined.
     """
     try:
         record = json.loads(best.read_text())
@@ -64,7 +64,8 @@ def evaluate(best: Path, *, data: Path) -> dict[str, float]:
         raise UsageError(f"cannot read {best}: {error}") from None
     if study.trainable not in TRAINABLES:
         raise UsageError(
-            f"{study.trainable} is your own: evaluate {record.get('checkpoint')} with your code"
+            f"{study.trainable} is your own code, so siftune cannot evaluate it: load "
+            f"{record.get('checkpoint')} in your code and evaluate it there"
         )
     weights = best.parent / str(record["checkpoint"])
     if not weights.resolve().is_relative_to(best.parent.resolve()):

@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    arguments = flags.parse(parser(), argv)
     from siftune.record import history
     from siftune.report import status
 

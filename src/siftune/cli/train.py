@@ -14,10 +14,22 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="train",
         description=__doc__,
-        epilog="Hyper-parameters that --set does not fix are sampled from the space with the seed.",
+        epilog="Hyper-parameters that --set does not fix are sampled from the space; --seed makes "
+        "the sample reproducible.",
         allow_abbrev=False,
     )
-    flags.add_settings(p, ("trainable", "trainable_options", "space", "seed"))
+    flags.add_settings(
+        p,
+        (
+            "trainable",
+            "trainable_options",
+            "space",
+            "metric",
+            "metric_patterns",
+            "metric_file",
+            "seed",
+        ),
+    )
     weights = p.add_argument_group("weights and data")
     weights.add_argument(
         "--from",
@@ -32,8 +44,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    arguments = flags.parse(parser(), argv)
     from siftune.cli import one_config
+    from siftune.record.wording import short
+    from siftune.trainables import how_to_report
     from siftune.trainables.datasets import DataError
 
     try:
@@ -41,16 +55,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name, value in one_config.evaluate(arguments.best, data=arguments.data).items():
                 print(f"{name}: {value:.6g}")
             return 0
-        trainable, config = flags.read_trial(vars(arguments))
+        trainable, config, given = flags.read_trial(vars(arguments))
         print("config:", *(f"{name}={value}" for name, value in config.items()), flush=True)
-        one_config.train(trainable, config, _show, save_to=arguments.save)
+        metric, came = trainable.printed.metric, False
+
+        def show(metrics: Mapping[str, Any]) -> None:
+            nonlocal came
+            came = came or metric in metrics
+            print(*(f"{name}={short(v, most=200)}" for name, v in metrics.items()), flush=True)
+
+        one_config.train(trainable, given, show, save_to=arguments.save)
+        if not came:
+            advice = how_to_report(trainable.name, metric)
+            print(f"train: it ended without reporting {metric!r}: {advice}", file=sys.stderr)
+            return 1
     except UsageError as error:
         return flags.say_mistakes("train", error.mistakes)
     except DataError as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _show(metrics: Mapping[str, Any]) -> None:
-    print(*(f"{name}={value:.6g}" for name, value in metrics.items()), flush=True)

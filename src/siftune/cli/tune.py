@@ -28,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    arguments = flags.parse(parser(), argv)
+    flags.split_resume(arguments)
     from siftune.backend import environment
     from siftune.backend.connect import ClusterError
     from siftune.record.journal import JournalError, StorageError

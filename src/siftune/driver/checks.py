@@ -23,8 +23,8 @@ def resource_mistakes(
     cpus_per_trial, most_gpus = request.cpus_per_trial, sum(node.gpus for node in nodes)
     if gpus_per_trial > most_gpus:
         too_many_gpus = [
-            f"--gpus-per-trial must be at most {most_gpus:g}, the number of GPUs, "
-            f"got {gpus_per_trial:g}: use --gpus-per-trial {most_gpus:g}"
+            f"--gpus-per-trial must be at most {most_gpus:g} (the number of GPUs), "
+            f"got {gpus_per_trial:g}. Use --gpus-per-trial {most_gpus:g}"
         ]
     else:
         too_many_gpus = []
@@ -34,8 +34,8 @@ def resource_mistakes(
         several = f" for {processes} processes" if processes > 1 else ""
         return [
             *too_many_gpus,
-            f"--cpus-per-trial must be at most {most_cpus:g}, the number of CPUs{several}, "
-            f"got {cpus_per_trial:g}: use --cpus-per-trial {most_cpus:g}",
+            f"--cpus-per-trial must be at most {most_cpus:g} (the number of CPUs{several}), "
+            f"got {cpus_per_trial:g}. Use --cpus-per-trial {most_cpus:g}",
         ]
     if too_many_gpus or resources.slots(
         nodes, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial
@@ -43,8 +43,8 @@ def resource_mistakes(
         return too_many_gpus
     fitting = most_cpus * min(1, int(nodes[0].gpus) * len(nodes) / processes)
     return [
-        f"a trial with {gpus_per_trial:g} GPUs and {cpus_per_trial:g} CPUs does not fit, because "
-        "each of its GPUs comes with an equal part of its CPUs: "
+        f"a trial with {gpus_per_trial:g} GPUs and {cpus_per_trial:g} CPUs does not fit: each of "
+        "its processes gets one GPU and an equal share of the trial's CPUs; "
         f"try --cpus-per-trial {fitting / nodes[0].gpus:g}"
     ]
 

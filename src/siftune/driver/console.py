@@ -6,12 +6,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from siftune.driver.progress import Best, Progress
+from siftune.record import logs
 from siftune.record.journal import STATES, Event, Trial
 from siftune.record.wording import duration, settings, short
 from siftune.space import Config
+from siftune.study import layout
 from siftune.study.study import Study
 
 _ROWS = 16  # the most that the table shows
@@ -70,6 +73,26 @@ class Lines:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
+class LogTails:
+    """A sink of events that shows the end of a trial's log when the trial fails, once per error."""
+
+    def __init__(self, view: View, directory: Path) -> None:
+        self._view = view
+        self._directory = directory
+        self._shown: set[str] = set()
+
+    def __call__(self, event: Event, progress: Progress) -> None:
+        last = event.get("error", "").strip().rpartition("\n")[2]
+        if not last or last in self._shown:
+            return
+        self._shown.add(last)
+        if lines := logs.tail(self._directory, event["trial"]):
+            path = layout.log(self._directory, event["trial"])
+            self._view.say(f"the log of trial {event['trial']} ends with, in {path}:")
+            for line in lines:
+                self._view.say(f"  | {line}")
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
     """The row of one trial in the table."""
@@ -84,8 +107,8 @@ class _Row:
 class Table:
     """A table that is redrawn in place: trials, epochs, the best so far, the time left.
 
-    rich draws it in its own thread while the driver changes the trials. So each event copies what
-    it has changed, and only the copies are drawn.
+    rich draws it in its own thread while the driver changes the trials. The handler of each
+    event therefore copies the changed values, and only these copies are drawn.
     """
 
     def __init__(self, study: Study) -> None:

@@ -4,10 +4,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from siftune import trainables
 from siftune.backend.packing import Packing
@@ -28,6 +29,7 @@ from siftune.study.reading import read_resumed
 from siftune.study.request import StudyRequest
 from siftune.study.study import Study
 from siftune.trainables import TrainableSpec
+from siftune.trainables.user.printed import PrintedMetrics
 
 
 def launch(request: StudyRequest, *, data: Path, results: Path, resume: bool = False) -> int:
@@ -72,12 +74,23 @@ def _plan(
     gpus_per_trial = request.gpus_per_trial
     if gpus_per_trial is None:
         gpus_per_trial = 1 if nodes[0].gpus else 0
+    # A study that is resumed in another directory trains the same file.
+    request = replace(
+        request,
+        trainable=trainables.absolute(request.trainable),
+        trainable_options=_absolute(request.trainable_options),
+    )
     trainable = TrainableSpec(
-        name=trainables.absolute(request.trainable),
+        name=request.trainable,
         data=data.absolute(),
         seed=request.seed,
         options=request.trainable_options,
         processes=max(1, int(gpus_per_trial)),
+        printed=PrintedMetrics(
+            metric=request.metric,
+            patterns=tuple(request.metric_patterns),
+            file=request.metric_file,
+        ),
     )
     mistakes = trainable.mistakes(request.space)
     mistakes += checks.resource_mistakes(request, nodes, gpus_per_trial=gpus_per_trial)
@@ -94,6 +107,16 @@ def _plan(
     if mistakes:
         raise UsageError(mistakes)
     return study, trainable, notes
+
+
+def _absolute(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options of a trainable, with relative paths that exist made absolute."""
+    return {
+        name: str(Path(value).absolute())
+        if isinstance(value, str) and name != "args" and value and Path(value).exists()
+        else value
+        for name, value in options.items()
+    }
 
 
 @dataclass
@@ -124,7 +147,7 @@ class _Run:
                 self.study.build_scheduler(),
                 slots=slots,
                 write=partial(self._append, log),
-                sinks=(BestWriter(log), view),
+                sinks=(BestWriter(log), view, console.LogTails(view, self.directory)),
             )
             progress.replay(events)
             write_best(log, progress)  # a kill may have prevented writing best.json
@@ -152,7 +175,8 @@ class _Run:
             view.say(sentence)
         study, slots = self.study, count_slots(self.study, self.nodes)
         view.say(
-            f"study {study.name}: {study.trials} trials of {study.trainable}, {study.searcher} + "
+            f"study {study.name}: {study.trials} trials of {study.trainable}, "
+            f"{study.mode}imises {study.metric}, {study.searcher} + "
             f"{study.scheduler}, {'up to ' if packing else ''}{slots} at once, in {self.directory}"
         )
 

@@ -1,4 +1,4 @@
-"""The loop that runs a study's trials: Progress decides, and the slots carry out."""
+"""The loop that runs a study's trials: Progress makes the decisions and the slots execute them."""
 
 import math
 import secrets
@@ -12,6 +12,7 @@ from siftune.backend.packing import Packing
 from siftune.backend.placement import Placement, nodes_now
 from siftune.backend.slots import Slot, Slots, Workers
 from siftune.backend.worker import Place
+from siftune.driver import restore
 from siftune.driver.progress import Progress
 from siftune.driver.running import Patience, Running
 from siftune.machine.resources import threads
@@ -56,7 +57,7 @@ def run(
     `directory`: the study directory. `progress`: may have replayed an interrupted study.
     `left_out`: Ray's ids of nodes that must not be used; nodes whose disks fail are added.
     `packing`: given if trials share GPUs as memory allows. `say`: prints a message for the user.
-    `workers`: [Ray actors].
+    `workers`: starts the workers; by default they are Ray actors.
 
     Returns the reason if the study cannot continue. Raises OSError if the study directory cannot be
     written.
@@ -113,6 +114,8 @@ class _Loop:
                 self._take(slot, rank, message)
             self._stop_late()
             self._watch_losses()
+            if self.progress.hopeless:
+                self.ended = Ended(self.progress.hopeless)
         return self.ended
 
     def _timeout_s(self) -> float:
@@ -121,7 +124,8 @@ class _Loop:
     # ── Starts ──────────────────────────────────────────────────────────────────────────────────
 
     def _restore_interrupted(self) -> None:
-        """Prepares the trials that were interrupted with the study to continue."""
+        """Prepares the trials that were interrupted together with the study, so that they can
+        continue."""
         progress = self.progress
         for name in progress.overdue():
             progress.end(name, "pruned")
@@ -164,7 +168,7 @@ class _Loop:
         trial = self.progress.trials[name]
         if name in self.interrupted:
             self.interrupted.remove(name)
-            checkpoint = self._checkpoint(trial)
+            checkpoint = restore.latest(self.directory, trial)
             self.progress.restart(name, checkpoint[0] if checkpoint else 0)
         self._start(slot, trial)
 
@@ -194,45 +198,29 @@ class _Loop:
     def _carry_out(self, slot: Slot, order: Order) -> None:
         if not isinstance(order, Clone):
             self.progress.resume(order.trial)
-        elif not self._is_cloned(order.trial):
+        elif not restore.is_cloned(self.directory, self.progress.trials[order.trial]):
             self._clone(order)
         self._start(slot, self.progress.trials[order.trial])
-
-    def _is_cloned(self, trial: str) -> bool:
-        """Returns whether the trial was already cloned, before the study was interrupted."""
-        copy = self.progress.trials[trial].clone
-        return copy is not None and (self.directory / copy).is_dir()
 
     def _clone(self, order: Clone) -> None:
         """Gives the trial the order's config and a copy of the donor's checkpoint."""
         progress = self.progress
         paused_at = progress.trials[order.trial].epoch
-        checkpoint = self._checkpoint(progress.trials[order.donor], until=paused_at)
+        checkpoint = restore.latest(self.directory, progress.trials[order.donor], until=paused_at)
         epoch, copy = 0, None
         if checkpoint:
             epoch, donor = checkpoint
             copy = checkpoints.clone(self.directory, donor, order.trial, epoch, _new_run())
         progress.clone(order.trial, epoch, donor=order.donor, config=order.config, checkpoint=copy)
 
-    def _checkpoint(self, trial: Trial, *, until: int | None = None) -> tuple[int, Path] | None:
-        """Returns epoch and directory of the trial's latest checkpoint that still exists, or None.
-
-        `until`: the last epoch to consider; [all].
-        """
-        for epoch in sorted(trial.checkpoints, reverse=True):
-            path = self.directory / trial.checkpoints[epoch]
-            if (until is None or epoch <= until) and path.is_dir():
-                return epoch, path
-        return None
-
     def _start(self, slot: Slot, trial: Trial) -> None:
-        epoch, path = self._checkpoint(trial) or (0, None)
+        epoch, path = restore.latest(self.directory, trial) or (0, None)
         run = _new_run()
         self.running[trial.trial] = Running(slot, run, epoch, epoch, time.monotonic())
         begins = [
             Begin(
                 trial=trial.trial,
-                config=dict(trial.config),
+                config=self.study.space.given(trial.config),
                 epoch=epoch,
                 checkpoint=path,
                 last_epoch=self.study.last_epoch(trial.config),
@@ -298,9 +286,9 @@ class _Loop:
         if self.slots.cannot_fork:
             self._say_once(
                 "no fork",
-                f"{self.study.trainable} {self.slots.cannot_fork}: each trial starts a new Python "
-                "interpreter, which takes as long as its imports. Import less at the top level, or "
-                "start threads and CUDA inside the function",
+                f"{self.study.trainable} {self.slots.cannot_fork}: each trial therefore needs "
+                "a new Python interpreter and repeats all imports. Move imports, and code that "
+                "starts threads or uses CUDA, into the function",
             )
 
     def _finish(self, slot: Slot, name: str) -> None:
@@ -345,18 +333,21 @@ class _Loop:
             self._end(name, "failed", error)
             return
         below = running.restored - 1 if cause is Cause.CHECKPOINT else None
-        checkpoint = self._checkpoint(record, until=below)
+        checkpoint = restore.latest(self.directory, record, until=below)
         epoch = checkpoint[0] if checkpoint else 0
         self.progress.restart(name, epoch, cause=cause or "", error=error)
         self.again.append(name)
 
     def _leave_out(self, place: Place, end: End) -> None:
-        """Starts no more trials on a node whose disk cannot be written."""
+        """Starts no more trials on a node whose disk is not writable."""
         if place.node_id in self.left_out:
             return
         self.left_out.add(place.node_id)
         reason = (end.error or "").rpartition("\n")[2]
-        self.say(f"{place.node} is left out: cannot write to {end.path} on its disk ({reason})")
+        self.say(
+            f"{place.node} is excluded from the study: cannot write to {end.path} on its disk "
+            f"({reason})"
+        )
         if not nodes_now(self.left_out):
             self.ended = Ended(
                 f"cannot write to {end.path} on the disk of {place.node}, the only node",
@@ -381,13 +372,17 @@ class _Loop:
                     self._take(slot, rank, message)
 
     def _watch_losses(self) -> None:
-        """Ends the study if no worker lives long enough to train a trial."""
+        """Ends the study if no worker lives long enough for a trial to report an epoch."""
         losses, last = self.slots.losses, self.slots.last_loss
         if losses > 2 and last:
-            self._say_once("loss", f"workers end before they have trained a trial: {last.error}")
+            self._say_once(
+                "loss", f"the workers exit before any trial has reported an epoch: {last.error}"
+            )
         if losses >= _MOST_LOSSES:
             why = last.error if last else ""
-            self.ended = Ended(f"{losses} workers in a row ended without training: {why}", True)
+            self.ended = Ended(
+                f"{losses} workers in a row exited before any trial reported an epoch: {why}", True
+            )
 
     def _say_once(self, kind: str, sentence: str) -> None:
         if kind not in self.said:

@@ -4,7 +4,7 @@ A searcher that fits a model takes a second or two for a config, and a free slot
 that time. So from the first model on, other processes compute the configs of the next trials. Each
 process has its own searcher, which is told the same events in the same order. A config that is
 ready counts as a running trial when the next one is computed. When a trial ends, its slot takes the
-oldest config that is ready, and another one is ordered, which takes that result into account.
+oldest ready config, and a new config is requested that takes the result of that trial into account.
 While the first model is fitted, trials start with a few configs that were proposed without it.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 from siftune.driver.proposals import NotYet, Proposal, Proposals, cause
 from siftune.record.journal import trial_name
 from siftune.searchers.base import Searcher, SpaceExhausted
-from siftune.space import Config, key
+from siftune.space import Config
 from siftune.study.study import Study
 
 
@@ -37,7 +37,8 @@ def build(study: Study, *, slots: int) -> Proposals:
 
 
 class Prefetch(Proposals):
-    """Proposals from `searcher.processes` processes. If all of them end, the driver computes.
+    """Proposals from `searcher.processes` processes. If all of them end, the driver computes the
+    proposals itself.
 
     An exception of a searcher does not end its process; see Proposals.
     """
@@ -47,7 +48,7 @@ class Prefetch(Proposals):
         self._processes = [_Process(study) for _ in range(searcher.processes)]
         self._ordered: dict[int, _Process] = {}  # by number of the trial
         self._ready: dict[int, Proposal | None] = {}  # None: the space is exhausted
-        self._told: set[str] = set()  # trials to come, which the processes count as running
+        self._told: set[str] = set()  # future trials, which the processes count as running
         self._spares: dict[int, Proposal] = {}  # proposed without a model, for the next trials
         self._ended = 0  # number of trials
 
@@ -91,7 +92,9 @@ class Prefetch(Proposals):
         proposal = self._ready.pop(number)
         if proposal is None:
             raise SpaceExhausted
-        if key(proposal.config) in self._known:  # two processes proposed the same config
+        if (
+            self.study.space.identity(proposal.config) in self._known
+        ):  # two processes proposed the same config
             self._order(number)
             raise NotYet
         return proposal
@@ -125,7 +128,8 @@ class Prefetch(Proposals):
                 self._lose(process)
 
     def _add_ready(self, number: int, proposal: Proposal, others: list["_Process"]) -> None:
-        """Stores the config of a trial to come and tells the others to count it as running."""
+        """Stores the config of a future trial and tells the other processes to count that trial as
+        running."""
         self._ready[number] = proposal
         self._told.add(trial_name(number))
         self._tell(others, "begin", trial_name(number), proposal.config)

@@ -17,6 +17,7 @@ from siftune.schedulers.base import Decision, Order, Scheduler
 from siftune.searchers.base import SpaceExhausted
 from siftune.space import Config
 from siftune.study.study import Study
+from siftune.trainables import how_to_report
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Progress:
         self.best: Best | None = None
         self.exhausted = False  # the space has no unused config left
         self.suggest_wait_s = 0.0  # idle time of all slots that waited for a config
+        self.hopeless: str | None = None  # why no trial can succeed: see max_failures
+        self._failures: list[str] = []  # errors of the trials that failed in this run
         self._write = write
         self._sinks = list(sinks)
         self._bests: dict[str, tuple[float, int]] = {}  # best score of each trial, and its epoch
@@ -105,7 +108,8 @@ class Progress:
     def kept(self, trial: str) -> set[str]:
         """Returns the checkpoints of a trial to keep, as paths in the study directory.
 
-        These are its last one and that of its best epoch, found like the best epoch of the study.
+        These are the latest one and that of its best epoch, where "best" is determined as for the
+        whole study.
         """
         checkpoints = self.trials[trial].checkpoints
         if not checkpoints:
@@ -124,7 +128,7 @@ class Progress:
     # ── Events ──────────────────────────────────────────────────────────────────────────────────
 
     def replay(self, events: Iterable[Event]) -> None:
-        """Takes in the events of an interrupted study."""
+        """Replays the events of an interrupted study."""
         for event in events:
             self._take(event)
 
@@ -214,8 +218,8 @@ class Progress:
         if state == "completed" and not self.trials[trial].epochs:
             state = "failed"
             error = (
-                f"the trainable ended without reporting {self.study.metric!r}: call "
-                f"tune.report({{{self.study.metric!r}: value}}) once per epoch"
+                f"the trainable ended without reporting {self.study.metric!r}: "
+                f"{how_to_report(self.study.trainable, self.study.metric)}"
             )
         event = {"event": "end", "trial": trial, "state": state}
         self._record(event | ({"error": error} if error else {}))
@@ -226,8 +230,23 @@ class Progress:
         event["time"] = round(time.time(), 3)
         self._write(event)
         self._take(event)
+        if event["event"] == "end" and event["state"] == "failed":
+            self._count_failure(event.get("error", ""))
         for sink in self._sinks:
             sink(event, self)
+
+    def _count_failure(self, error: str) -> None:
+        """Finds out whether trials fail alike. The last line of an error says what it is."""
+        states, most = self.by_state(), self.study.max_failures
+        self._failures.append(error)
+        if not most or states["completed"] or states["pruned"]:
+            return
+        last = [failure.strip().rpartition("\n")[2] for failure in self._failures[-most:]]
+        if len(last) == most and len(set(last)) == 1:
+            self.hopeless = (
+                f"{most} trials in a row failed with the same error, and none has succeeded:\n"
+                f"{error.strip()}"
+            )
 
     def _take(self, event: Event) -> None:
         name, kind = event["trial"], event["event"]
@@ -270,7 +289,7 @@ class Progress:
         metric = self.study.metric
         if metric not in metrics:
             return (
-                f"the trainable did not report {metric!r} but {', '.join(sorted(metrics))}: "
+                f"the trainable reported {', '.join(sorted(metrics))}, but not {metric!r}: "
                 f"pass one of these to --metric, or report {metric!r}"
             )
         for name in dict.fromkeys((metric, "loss")):

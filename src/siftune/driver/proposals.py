@@ -11,7 +11,7 @@ import numpy as np
 
 from siftune.record.journal import trial_name
 from siftune.searchers.base import Searcher, SpaceExhausted
-from siftune.space import Config, key
+from siftune.space import Config
 from siftune.study.study import Study
 
 _ATTEMPTS = 20  # proposals of a searcher for one trial, before a random config is used
@@ -49,14 +49,14 @@ class Proposals:
     ) -> None:
         self.study = study
         self.searcher = searcher
-        self.spent_s = 0.0  # time inside the searcher
+        self.spent_s = 0.0  # time spent in the searcher
         self._say = say
         self._said: set[str] = set()
         self._known: set[str] = set()
 
     def know(self, config: Config) -> None:
         """Marks the config as used, so that it is not proposed again."""
-        self._known.add(key(config))
+        self._known.add(self.study.space.identity(config))
 
     def begin(self, trial: str, config: Config) -> None:
         self.know(config)
@@ -94,8 +94,8 @@ class Proposals:
             getattr(self.searcher, event)(trial, *words)
         except Exception as error:
             self._say_once(
-                f"the searcher {self.study.searcher} failed at the {event} of a trial and "
-                f"continues without this event: {cause(error)}"
+                f"the searcher {self.study.searcher} raised an exception for the {event!r} event "
+                f"of a trial and continues without this event: {cause(error)}"
             )
 
     def _fresh(self, number: int) -> Config:
@@ -105,7 +105,7 @@ class Proposals:
                 config = self.searcher.propose(number, attempt)
                 if mistakes := self.study.space.mistakes(config):
                     raise ValueError(f"its proposal is not in the space: {mistakes[0]}")
-                if key(config) not in self._known:
+                if self.study.space.identity(config) not in self._known:
                     return config
         except SpaceExhausted:
             raise
@@ -121,11 +121,11 @@ class Proposals:
         space = self.study.space
         rng = np.random.default_rng([self.study.seed, number, _ATTEMPTS])
         for _ in range(1000):
-            if key(config := space.sample(rng)) not in self._known:
+            if space.identity(config := space.sample(rng)) not in self._known:
                 return config
         if space.size() is not None:
             for config in space.grid():
-                if key(config) not in self._known:
+                if self.study.space.identity(config) not in self._known:
                     return config
         raise SpaceExhausted
 

@@ -32,7 +32,7 @@ class Patience:
         self._longest_s = 0.0  # epoch so far
 
     def heard(self, epoch_s: float) -> None:
-        """Takes in the duration of an epoch."""
+        """Records the duration of an epoch."""
         self._longest_s = max(self._longest_s, epoch_s)
 
     def limit_s(self) -> float:

@@ -1,11 +1,11 @@
 """Makes Python start faster in an image that is not cached in memory.
 
-Each file opened there, and each page of a library that is not in memory, is a request to the
-process that decompresses the image. Importing PyTorch and Ray Tune makes 28,000 of them. Therefore
-one additional file holds the bytecode that these imports need, and a separate process reads the
-pages of the libraries ahead. `python -m siftune.machine.coldstart` writes the bytecode and the list
-of pages when the image is built. A line in siftune.pth, beside the packages, makes every Python
-process call `install`.
+In such an image, opening a file or reading a page of a library that is not in memory is a request
+to the process that decompresses the image. Importing PyTorch and Ray Tune makes 28,000 requests.
+Therefore one additional file holds the bytecode that these imports need, and a separate process
+reads the pages of the libraries ahead. `python -m siftune.machine.coldstart` writes the bytecode
+and the list of pages when the image is built. A line in siftune.pth, beside the packages, makes
+every Python process call `install`.
 """
 
 # pathlib is not used, because it would be imported at every start:
@@ -107,7 +107,8 @@ def read(libraries: str, pid: int) -> None:
 
 
 def write() -> None:
-    """Writes BYTECODE and LIBRARIES, from what importing the modules loads in this process."""
+    """Imports the modules in this process, and writes the bytecode and the list of pages that this
+    loaded to BYTECODE and LIBRARIES."""
     from importlib import import_module
 
     blocks: dict[str, set[int]] = {}
@@ -140,7 +141,8 @@ def write() -> None:
 
 
 def _touched() -> Iterator[tuple[str, int]]:
-    """Yields the path and number of each block of mapped files with a page in memory."""
+    """Yields the file's path and the block's number for each block of a mapped file that has at
+    least one page in memory."""
     from array import array
 
     with open("/proc/self/maps") as maps, open("/proc/self/pagemap", "rb", 0) as pagemap:

@@ -125,6 +125,13 @@ def load(directory: Path) -> History:
     return history
 
 
+def has_ended(directory: Path, trial: str) -> bool:
+    """Returns whether a trial is over, or its study is not running."""
+    history = load(directory)
+    state = history.trials[trial].state if trial in history.trials else "running"
+    return state in STATES or not history.is_running
+
+
 def find(results: Path, name: str | None) -> list[Path]:
     """Returns the directory of the study with this name or path, or of all studies in `results`.
 

@@ -192,7 +192,8 @@ class JournalError(ValueError):
 def mend(directory: Path) -> bool:
     """Removes a truncated last line from trials.jsonl, and returns whether there was one.
 
-    Call it before lines are appended. The event of the removed line counts as not happened.
+    Call it before lines are appended. The event in the removed line is treated as
+    if it had not happened.
     """
     path = directory / "trials.jsonl"
     content = path.read_bytes() if path.exists() else b""

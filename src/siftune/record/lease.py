@@ -1,18 +1,18 @@
-"""One driver per study: driver.json names the process that drives it, and that process touches it.
+"""One driver per study: driver.json names the process that runs the study.
 
-This needs no file locks, which NFS and Lustre may lack or may confine to one node. It needs three
-things: only one of several processes succeeds in creating a file exclusively; a rename is atomic;
-every node sees when a file was last modified.
+That process touches the file regularly. This needs no file locks, which NFS and Lustre may lack or
+may confine to one node. It needs three things: only one of several processes succeeds in creating a
+file exclusively; a rename is atomic; every node sees when a file was last modified.
 
-A process that wants to follow the driver whose nonce is N does this:
+A process that wants to take over from the driver with nonce N does this:
 
 1. It creates `.driver.N.1` exclusively. This file is its claim. If the process dies before it is
    done, the next one creates `.driver.N.2`, and so on. No claim is removed while driver.json still
    names N, so two processes never hold the same claim, and no process has to judge whether a claim
    is stale.
 2. It checks that driver.json still names N. A claim on a driver that was replaced is void.
-3. It deletes the drafts of N and of all earlier claims. Their processes can only write driver.json
-   by renaming their draft, so a process that was merely suspended can no longer do so.
+3. It deletes the draft files of N and of all earlier claims. A driver prepares its driver.json in a
+   draft file, so a driver that was only suspended can no longer replace driver.json.
 4. It renames its own draft to driver.json, and then removes the claims.
 """
 
@@ -41,8 +41,8 @@ class StudyBusyError(RuntimeError):
 class Lease:
     """The right to write one study directory, from construction to `end`.
 
-    `job`: the same for all drivers of one Slurm job, which run one after another when the job is
-    requeued. The constructor takes up to 30 s if the last driver ran on another node and was
+    `job`: an identifier shared by all drivers of one Slurm job; they run one after another when the
+    job is requeued. The constructor takes up to 30 s if the last driver ran on another node and was
     killed. It raises StudyBusyError if another driver is running, and OSError if the directory
     cannot be read or written.
     """
@@ -98,7 +98,7 @@ class Lease:
             mine.unlink(missing_ok=True)
 
     def _follow(self, mine: Path, job: str | None) -> bool:
-        """Replaces driver.json by the draft `mine`, in the four steps explained above.
+        """Replaces driver.json with the draft `mine`, in the four steps explained above.
 
         Returns False if another process was faster. Raises StudyBusyError if another driver is
         running.
@@ -194,8 +194,8 @@ class Life(enum.Enum):
 class Seen:
     """The state of a study according to driver.json.
 
-    `ago_s`: how long a dead driver has been silent, in s. `by_clock`: whether this was measured
-    with this machine's clock, because the study directory cannot be written.
+    `ago_s`: how long a dead driver has been silent, in s. `by_clock`: True if the study
+    directory is not writable, so this was measured with the clock of this machine.
     """
 
     life: Life
@@ -277,8 +277,11 @@ def _over(other: dict[str, Any], job: str | None) -> bool:
 
 
 def _alive(path: Path, other: dict[str, Any]) -> bool:
-    """Returns whether the driver is alive. If it ran elsewhere, this watches for up to 30 s whether
-    its file is touched, so no clocks are compared."""
+    """Returns whether the driver is alive.
+
+    For a driver on another machine, this waits up to 30 s to see if the driver's file is touched;
+    no clocks are compared.
+    """
     if (alive := _alive_here(other)) is not None:
         return alive
     before, deadline = _modified(path), time.monotonic() + _SILENCE_S

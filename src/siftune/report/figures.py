@@ -24,8 +24,8 @@ def _figure(drawn: Chart, caption: str) -> Markup:
 
 
 def _elapsed(history: History) -> tuple[Callable[[float], float], list[tuple[float, float]]]:
-    """Returns a function that maps a time to the seconds of work since the start of the study, and
-    the pauses that are cut out: where each is, in seconds of work, and its length in s.
+    """Returns a function that maps a time to seconds of work since the start of the study, and the
+    interruptions: for each, its position in seconds of work and its length in s.
 
     An interrupted study may spend hours in the queue between two jobs. On the axis these would
     leave no space for the actual work.
@@ -69,7 +69,7 @@ def best_so_far(history: History) -> Markup:
     drawn.steps([*records, (end, records[-1][1])], "best")
     caption = "Best value so far (line), and all epochs of all trials (dots)."
     if pauses:
-        caption += " Dashed lines mark interruptions, whose time is left out."
+        caption += " Dashed lines mark interruptions; their time is not shown."
     return _figure(drawn, caption)
 
 
@@ -132,7 +132,8 @@ def timeline(history: History) -> Markup:
     for at, seconds in pauses:
         drawn.rule(at, f"interrupted for {duration(seconds)}")
     caption = (
-        "Each bar is a trial in a slot, from the start of an epoch to its report; white is idle."
+        "Each bar is a trial in one slot, from the start of its first epoch to the report of its "
+        "last one. White means idle."
     )
     if len(lanes) > len(shown):
         caption += f" {len(lanes) - len(shown)} more slots are not shown."
@@ -140,7 +141,10 @@ def timeline(history: History) -> Markup:
 
 
 def _bars(lane: list[Epoch], *, least_s: float) -> Iterator[tuple[Epoch, Epoch]]:
-    """Yields the first and last epoch of each bar: a trial, or trials too short to tell apart."""
+    """Yields the first and last epoch of each bar.
+
+    A bar is one trial, or several trials that are too short to tell apart.
+    """
     first = last = lane[0]
     for epoch in lane[1:]:
         near = epoch.begin - last.end < least_s
@@ -195,10 +199,10 @@ def importance(history: History) -> Markup:
         drawn.bar(0, entry.share, i, "completed" if entry.told else "chance", words, thick=12)
         drawn.text(entry.share, i, f"{entry.share:.2f}{'' if entry.told else ' (may be chance)'}")
     caption = (
-        "The share of the variance of the trials' ranks, by best epoch, that each parameter "
-        "explains alone. Grey bars are not significant with this number of trials (p ≥ 0.05; "
-        "Kruskal–Wallis permutation test with Holm's correction). A searcher varies parameters "
-        "together, so this shows correlation, not causation."
+        "For each parameter: how much of the variance in the trials' ranks it explains alone "
+        "(trials ranked by best epoch). Grey bars are not significant with this number of trials "
+        "(p ≥ 0.05; Kruskal–Wallis permutation test with Holm's correction). A searcher varies "
+        "parameters together, so this shows correlation, not causation."
     )
     return tag("section", title, _figure(drawn, caption))
 
@@ -221,7 +225,8 @@ def scatter(history: History) -> Markup:
 
 
 def _effects(history: History) -> dict[str, list[tuple[Any, Epoch]]]:
-    """Returns, by parameter, its value and the best epoch of each trial where it is active."""
+    """Returns, for each parameter, a pair for each trial in which it is active: the parameter's
+    value and the trial's best epoch."""
     effects: dict[str, list[tuple[Any, Epoch]]] = {n: [] for n in history.study.space.parameters}
     for top in sorted(history.tops.values(), key=lambda top: _layer(history, top.trial)):
         active = history.study.space.active(top.config)
@@ -231,7 +236,10 @@ def _effects(history: History) -> dict[str, list[tuple[Any, Epoch]]]:
 
 
 def _spread(domain: Domain, value: Any, i: int) -> float:
-    """Returns the position of a value on its axis. Options are jittered to show equal ones."""
+    """Returns the position of a value on its axis.
+
+    Options are jittered so that trials with the same option do not overlap.
+    """
     if not isinstance(domain, Choice):
         return float(value)
     return domain.encode(value) + (i * 0.618 % 1 - 0.5) * 0.4

@@ -16,9 +16,9 @@ _PERMUTATIONS = 1999
 class Importance:
     """The importance of one parameter.
 
-    `share`: the part of the variance of the trials' ranks that this parameter alone explains, 0 to
-    1. `p`: the p-value of the share, corrected for the number of parameters. `trials`: the number
-    of trials where the parameter is active.
+    `share`: how much of the variance in the trials' ranks this parameter explains alone, 0 to 1.
+    `p`: the p-value of the share, corrected for the number of parameters. `trials`: the number of
+    trials where the parameter is active.
     """
 
     name: str
@@ -37,7 +37,7 @@ def importances(
 ) -> list[Importance]:
     """Returns the importance of each parameter, significant ones first, then by share.
 
-    Parameters with too few trials are left out. `columns`: for each name the domain, the values in
+    Parameters with too few trials are omitted. `columns`: for each name the domain, the values in
     the trials where the parameter is active, and the metric of these trials.
 
     One-way analysis of variance on ranks: Kruskal and Wallis, "Use of ranks in one-criterion
@@ -46,7 +46,7 @@ def importances(
     sequentially rejective multiple test procedure", 1979). This gives the main effects of
     functional ANOVA (Hutter et al., ICML 2014) without fitting a model: ranks are robust to trials
     that diverged, groups need no monotonic relation, and the test works with a few dozen trials.
-    It does not see interactions, nor that a searcher varies parameters together.
+    The method ignores interactions and the fact that a searcher varies parameters together.
     """
     entries = []
     for name, (domain, values, metric) in columns.items():

@@ -1,7 +1,7 @@
 """Writes report.html: one page about a study, made from study.yaml and trials.jsonl.
 
 The page is a single file without scripts that needs no network. Its size is bounded: large data are
-thinned or left out.
+thinned or omitted.
 """
 
 import time
@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from siftune.machine.files import replacing
+from siftune.record import logs
 from siftune.record.history import History, load
 from siftune.record.journal import Trial
 from siftune.record.wording import duration, place, settings, short
@@ -82,8 +83,8 @@ def _head(history: History) -> Markup:
         if (real := summary.get("gpu_utilisation")) is not None:
             cards.append(("GPU utilisation", f"{100 * real:.0f} %"))
         cards.append(("wall time, without interruptions", duration(summary["wall_s"])))
-        waited = f"slots waited {duration(summary['suggest_wait_s'])} for it"
-        cards.append((f"time inside the searcher; {waited}", duration(summary["suggest_s"])))
+        waited = f"slots waited {duration(summary['suggest_wait_s'])} for proposals"
+        cards.append((f"time spent in the searcher ({waited})", duration(summary["suggest_s"])))
     shown = [tag("div", tag("b", value), label) for label, value in cards]
     note = tag("p", description, Markup("<br>"), written, class_="note")
     return join(tag("h1", study.name), note, tag("div", *shown, class_="cards"))
@@ -99,7 +100,7 @@ def _space(history: History) -> Markup:
     space, best = history.study.space, history.best
     active = space.active(best.config) if best else {}
     rows = []
-    for name, entry in space.to_dict().items():
+    for name, entry in space.texts().items():
         value = "inactive" if best else ""
         value = short(active[name]) if name in active else value
         domain = short(entry, most=200) if name in space.parameters else "constant"
@@ -160,7 +161,11 @@ def _errors(history: History) -> Markup:
         names = short(", ".join(trial.trial for trial in trials), most=200)
         summary = tag("summary", f"{len(trials)} × {short(line, most=200)}")
         text = (trials[0].error or "")[-8000:]
-        shown.append(tag("details", summary, tag("p", f"Trials {names}"), tag("pre", text)))
+        parts = [tag("p", f"Trials {names}"), tag("pre", text)]
+        if lines := logs.tail(history.directory, trials[0].trial):
+            title = tag("p", f"The log of trial {trials[0].trial} ends with")
+            parts += [title, tag("pre", "\n".join(short(line, most=300) for line in lines))]
+        shown.append(tag("details", summary, *parts))
     more = len(failed) - len(shown)
     note = [tag("p", f"{more} other errors are in trials.jsonl.", class_="note")] if more else []
     return join(*([tag("h2", "Errors"), *shown, *note] if shown else []))

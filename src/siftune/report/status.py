@@ -3,11 +3,13 @@
 import time
 from collections.abc import Iterator
 
+from siftune.record import logs
 from siftune.record.history import History
 from siftune.record.journal import STATES, Trial
 from siftune.record.wording import duration, place, short
 
 _ROWS = 20  # maximum number of unfinished trials listed
+_ERRORS = 3  # that are shown
 
 
 def lines(history: History, *, now: float | None = None) -> Iterator[str]:
@@ -30,6 +32,19 @@ def lines(history: History, *, now: float | None = None) -> Iterator[str]:
         yield f"  trial {trial.trial} {_progress(history, trial)}, {_age(history, trial, now)}"
     if len(unfinished) > _ROWS:
         yield f"  and {len(unfinished) - _ROWS} more"
+    yield from _failures(history)
+
+
+def _failures(history: History) -> Iterator[str]:
+    """Yields the latest errors, each once, with the end of the log of its trial."""
+    failed: dict[str, Trial] = {}
+    for trial in history.trials.values():
+        if trial.error:
+            failed[trial.error.strip().rpartition("\n")[2]] = trial
+    for error, trial in list(failed.items())[-_ERRORS:]:
+        yield f"  trial {trial.trial} failed: {short(error, most=200)}"
+        for line in logs.tail(history.directory, trial.trial):
+            yield f"    | {short(line, most=200)}"
 
 
 def _progress(history: History, trial: Trial) -> str:

@@ -8,7 +8,7 @@ itself: its return values say what to do.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypedDict
+from typing import Any, ClassVar, TypedDict
 
 from siftune.space import Config, Space
 
@@ -63,6 +63,14 @@ class Scheduler(ABC):
     A scheduler does not stop a trial for having trained `max_epochs`: such a trial is completed.
     """
 
+    #: Options with the values that a study has if it was written before the options were saved.
+    defaults_before: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def resolve(cls, options: dict[str, Any], *, max_epochs: int, trials: int) -> dict[str, Any]:
+        """Returns the options with those added that follow from the budget."""
+        return options
+
     def __init__(self, *, max_epochs: int, seed: int, space: Space, trials: int) -> None:
         """Raises ValueError for a number out of its range."""
         require("max_epochs", max_epochs, 1)
@@ -89,8 +97,9 @@ class Scheduler(ABC):
 
     def orders(self, *, idle: bool = False) -> list[Order]:
         """Returns what to do with paused trials, at most one order for each. An order is repeated
-        until it is carried out, that is, until a `report` or an `end` of that trial. `idle` means
-        that nothing is running and no new trial will begin, so that waiting for others must end."""
+        until it is carried out, that is, until a `report` or an `end` of that trial. `idle`:
+        nothing is running and no new trial will begin, so the scheduler must not wait for other
+        trials."""
         return []
 
 

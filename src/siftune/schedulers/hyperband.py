@@ -1,4 +1,4 @@
-"""HyperBand: successive halving in brackets that trade the number of trials for their length."""
+"""HyperBand: successive halving in several brackets, from many short trials to few long ones."""
 
 from dataclasses import dataclass, field
 from typing import Unpack
@@ -39,10 +39,10 @@ class HyperBand(Scheduler):
     (arXiv:1603.06560). New trials fill one bracket after the other, and after the last bracket the
     first comes again. A paused trial does not occupy a slot, so other trials begin meanwhile.
 
-    A trial that has ended for any reason, or has trained all `epochs` of its config, is not waited
-    for, but counts in the size of its rung. The last bracket is only as large as the number of
-    trials still planned. If some of them never begin, the bracket is decided once nothing is
-    running. At least one trial of a rung continues.
+    The bracket does not wait for a trial that has ended (for any reason) or has trained all
+    `epochs`, but the trial still counts towards the size of its rung. The last bracket is only as
+    large as the number of trials still planned. If some of them never begin, the bracket is decided
+    once nothing is running. At least one trial of a rung continues.
     """
 
     def __init__(self, *, eta: int = 3, **needs: Unpack[Needs]) -> None:
@@ -67,8 +67,10 @@ class HyperBand(Scheduler):
         self._length[trial] = self.length(config)
 
     def _is_closed(self, bracket: _Bracket) -> bool:
-        """Returns whether the bracket is full, or was decided before it was full: then some of its
-        trials have continued."""
+        """Returns whether the bracket accepts no more trials.
+
+        It does so if it is full or if some of its trials have already been promoted.
+        """
         return len(bracket.trials) >= bracket.capacity or any(
             self._epoch[t] > first for first in bracket.milestones[:1] for t in bracket.trials
         )

@@ -27,7 +27,7 @@ class Pbt(Scheduler):
     with its truncation selection, perturbation and resampling. This version is synchronous: all
     members pause and are ranked at the same epoch, so that decisions depend neither on the number
     of slots nor on the speed of trials. The population consists of the planned trials. A member
-    leaves it when it has ended, or has trained all `epochs` of its config.
+    leaves the population when its trial has ended or has trained all `epochs` of its config.
     """
 
     def __init__(

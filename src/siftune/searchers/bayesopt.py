@@ -78,9 +78,9 @@ ACQUISITIONS: dict[str, Callable[[float, float], AcquisitionFunction]] = {
 class BayesOpt(ModelBased):
     """A Gaussian process with typed inputs (Garrido-Merchán and Hernández-Lobato 2020).
 
-    `acquisition` is ucb, which uses `kappa`, or ei or poi, which use `xi`. Larger values of both
-    explore more. The first model is fitted after `startup` results. Raises ValueError for an
-    unknown acquisition, and if `kappa` or `xi` is below 0.
+    `acquisition` is `ucb` (uses `kappa`), `ei` or `poi` (both use `xi`). Larger values of `kappa`
+    and `xi` explore more. The first model is fitted after `startup` results. Raises ValueError for
+    an unknown acquisition, and if `kappa` or `xi` is below 0.
     """
 
     processes = 1

@@ -163,7 +163,10 @@ class _Density:
 def _truncated_normal(
     rng: np.random.Generator, centres: np.ndarray, widths: np.ndarray
 ) -> np.ndarray:
-    """Draws normal values around `centres`. Values outside [0, 1] are redrawn, finally clipped."""
+    """Draws normal values around `centres`.
+
+    Values outside [0, 1] are redrawn a few times and then clipped.
+    """
     drawn = rng.normal(centres, widths)
     for _ in range(10):
         outside = (drawn < 0) | (drawn > 1)

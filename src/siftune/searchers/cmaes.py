@@ -15,7 +15,7 @@ from siftune.space.domains import Domain
 class CmaEs:
     """CMA-ES (Hansen 2016) on units and levels. Levels are rounded, as in Optuna.
 
-    A generation has as many results as the population, in the order in which they arrive. The
+    Each generation consists of the next `population_size` results, in order of arrival. The
     strategy may be told points that it did not draw (Hansen 2011, arXiv:1110.4181), so results
     from the start-up phase and late results are used as well. Raises ValueError if the space has
     no numeric parameter.

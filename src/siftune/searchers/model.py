@@ -40,7 +40,7 @@ class ModelBased(Searcher):
         self.configs: list[Config] = []
         self._scores: list[float | None] = []
         self._known = 0  # number of scores that are not None
-        # Parameters with one value are left out: libraries fail on them and learn nothing.
+        # Parameters with one value are omitted: libraries fail on them and learn nothing.
         self.free: dict[str, Domain] = {
             name: p.domain for name, p in space.parameters.items() if not is_fixed(p.domain)
         }

@@ -28,8 +28,8 @@ TPE_KEEPS, TPE_KEEPS_BEST = 250, 50
 class Optuna(ModelBased):
     """One of Optuna's samplers (Akiba et al. 2019), on the coordinates of the space.
 
-        tpe    tree-structured Parzen estimator, multivariate, with a constant liar (Watanabe 2023),
-               if there are hundreds of trials: on the best and a sample of the others
+        tpe    tree-structured Parzen estimator, multivariate, with a constant liar (Watanabe 2023);
+               with hundreds of trials, it is fitted to the best ones and a sample of the others
         gp     Gaussian process with expected improvement
         cmaes  CMA-ES for numbers, and TPE for categories, which CMA-ES does not support
         nsga2  a genetic algorithm
@@ -74,8 +74,8 @@ class Optuna(ModelBased):
         return coordinates | (self._cmaes.ask(rng) if self._cmaes else {})
 
     def _new_asker(self) -> FrozenTrial:
-        """Returns the trial for which TPE is asked: a running one without parameters, which the
-        sampler ignores."""
+        """Returns the trial to pass to TPE: a running trial without parameters, so that the sampler
+        ignores it."""
         number = self._study.ask().number
         return self._study.get_trials(deepcopy=False)[number]
 
@@ -161,7 +161,10 @@ class Optuna(ModelBased):
 
 
 class _Nsga2(NSGAIISampler):
-    """NSGA-II with its parents ordered by number, as they are when Optuna has cached them."""
+    """NSGA-II whose parents are always ordered by trial number.
+
+    Optuna orders them so only if they are in its cache.
+    """
 
     def select_parent(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
         return sorted(super().select_parent(study, generation), key=lambda trial: trial.number)

@@ -2,7 +2,7 @@
 
 import ast
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from siftune.space.domains import Value
@@ -32,7 +32,7 @@ class Condition:
         except (SyntaxError, TypeError, ValueError):
             raise ValueError(f"cannot read the condition {text!r}") from None
         self._text = text
-        self.names = sorted({n.id for n in ast.walk(self._node) if isinstance(n, ast.Name)})
+        self.names = sorted(set(_references(self._node)))
         if not self.names:
             raise ValueError(f"the condition {text!r} names no parameter")
         self._check(self._node)
@@ -47,19 +47,19 @@ class Condition:
             parts = [node.operand]
         elif isinstance(node, ast.Compare) and all(type(op) in _OPERATORS for op in node.ops):
             parts = [part for part in (node.left, *node.comparators) if not _is_constant(part)]
-        elif isinstance(node, ast.Name):
+        elif _reference(node):
             return
         else:
             raise ValueError(
-                f"the condition {self._text!r} may only compare parameters with constants, "
-                "joined by and, or, not"
+                f"the condition {self._text!r} may contain only comparisons of parameters with "
+                "constants, combined with and, or, not"
             )
         for part in parts:
             self._check(part)
 
     def _value(self, node: ast.expr, values: Mapping[str, Value]) -> Any:
-        if isinstance(node, ast.Name):
-            return values[node.id]
+        if name := _reference(node):
+            return values[name]
         if isinstance(node, ast.BoolOp):
             combine = all if isinstance(node.op, ast.And) else any
             return combine(self._value(part, values) for part in node.values)
@@ -72,6 +72,30 @@ class Condition:
                 for op, a, b in zip(node.ops, operands, operands[1:], strict=False)
             )
         return ast.literal_eval(node)
+
+
+def _reference(node: ast.AST) -> str | None:
+    """Returns the parameter that an expression names; None if it is another expression.
+
+    Names may have dots, dashes and slashes: model.lr, batch-size, optim/lr.
+    """
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (outer := _reference(node.value)):
+        return f"{outer}.{node.attr}"
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div | ast.Sub):
+        left, right = _reference(node.left), _reference(node.right)
+        if left and right:
+            return f"{left}{'/' if isinstance(node.op, ast.Div) else '-'}{right}"
+    return None
+
+
+def _references(node: ast.AST) -> Iterator[str]:
+    if name := _reference(node):
+        yield name
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _references(child)
 
 
 def _is_constant(node: ast.expr) -> bool:

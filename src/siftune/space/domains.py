@@ -13,13 +13,15 @@ Searchers work with coordinates and not with values. There are three kinds of co
 
 import ast
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 Value = Any  # a YAML value: str, int, float, bool, None, or a list of them
 Kind = Literal["unit", "level", "category"]
+
+_MOST_LEVELS = 10_000  # of an integer; with more it is continuous for searchers
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Float:
             k = min(multiples[-1], max(multiples[0], round(value / self.step)))
             # Rounded to 12 digits, so that 3 * 0.1 equals 0.3, however the value was computed.
             value = float(f"{k * self.step:.12g}")
-        return float(min(self.high, max(self.low, value)))
+        return float(min(self.high, max(self.low, value))) + 0.0  # not -0.0
 
     def contains(self, value: Value) -> bool:
         return _is_number(value) and self.low <= value <= self.high
@@ -72,7 +74,7 @@ class Float:
 
     def values(self) -> Sequence[float] | None:
         if self.low == self.high:
-            return (float(self.low),)
+            return (self.canonical(self.low),)
         if self.step is None:
             return None
         return [self.canonical(k * self.step) for k in self._multiples(self.step)]
@@ -87,6 +89,39 @@ class Float:
 
     def _multiples(self, step: float) -> range:
         return _multiples(self.low, self.high, step)
+
+
+@dataclass(frozen=True, slots=True)
+class Normal(Float):
+    """A normally distributed number. Its coordinate is its quantile, so every searcher can work
+    with it; values beyond six standard deviations are not proposed."""
+
+    mean: float = 0.0
+    sd: float = 1.0
+
+    @classmethod
+    def of(cls, mean: float, sd: float, step: float | None = None) -> "Normal":
+        return cls(mean - 6 * sd, mean + 6 * sd, step=step, mean=mean, sd=sd)
+
+    def mistakes(self) -> list[str]:
+        if not _is_number(self.sd) or not self.sd > 0:
+            return [f"the standard deviation must be above 0, got {self.sd!r}"]
+        return _range_mistakes(self.low, self.high, False, self.step)
+
+    def encode(self, value: Value) -> float:
+        return NormalDist(self.mean, self.sd).cdf(float(value))
+
+    def decode(self, coordinate: float) -> float:
+        quantile = min(1 - 1e-9, max(1e-9, coordinate))
+        return self.canonical(NormalDist(self.mean, self.sd).inv_cdf(quantile))
+
+    def default(self) -> float:
+        return self.canonical(self.mean)
+
+    def __str__(self) -> str:
+        if self.step is None:
+            return f"randn({self.mean!r}, {self.sd!r})"
+        return f"qrandn({self.mean!r}, {self.sd!r}, {self.step!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,25 +141,27 @@ class Integer:
 
     @property
     def kind(self) -> Kind:
-        return "unit" if self.log else "level"
+        return "unit" if self._is_continuous() else "level"
 
     @property
     def size(self) -> int:
         return self.high // self.step - -(-self.low // self.step) + 1
 
     def encode(self, value: Value) -> float | int:
-        if self.log:
+        if self._is_continuous():
             return self._continuous().encode(value)
         return round(value / self.step) - self._first()
 
     def decode(self, coordinate: float) -> int:
-        if self.log:
+        if self._is_continuous():
             return self.canonical(self._continuous().decode(coordinate))
         return (self._first() + int(coordinate)) * self.step
 
     def canonical(self, value: Value) -> int:
         last = self.high // self.step
-        return min(last, max(self._first(), round(value / self.step))) * self.step
+        # Whole numbers beyond 2^53 are not divided as floats.
+        nearest = (2 * round(value) + self.step) // (2 * self.step)
+        return min(last, max(self._first(), nearest)) * self.step
 
     def contains(self, value: Value) -> bool:
         return _is_number(value) and self.low <= value <= self.high and value == int(value)
@@ -144,7 +181,12 @@ class Integer:
         return -(-self.low // self.step)
 
     def _continuous(self) -> Float:
-        return Float(self.low, self.high, log=True)
+        return Float(self.low, self.high, log=self.log)
+
+    def _is_continuous(self) -> bool:
+        """Whether searchers see it as a continuous domain: one with so many levels needs memory
+        for each, and no searcher tells neighbours apart."""
+        return self.log or self.size > _MOST_LEVELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,16 +216,16 @@ class Choice:
         return len(self.options)
 
     def encode(self, value: Value) -> int:
-        return self._ordered().index(value)
+        return self._index(self._ordered(), value)
 
     def decode(self, coordinate: float) -> Value:
         return self._ordered()[int(coordinate)]
 
     def canonical(self, value: Value) -> Value:
-        return self.options[self.options.index(value)]
+        return self.options[self._index(self.options, value)]
 
     def contains(self, value: Value) -> bool:
-        return value in self.options
+        return plain(value) in [plain(option) for option in self.options]
 
     def default(self) -> Value:
         return self.options[0]
@@ -194,6 +236,11 @@ class Choice:
     def __str__(self) -> str:
         return f"choice([{_listed(self.options)}])"
 
+    @staticmethod
+    def _index(options: Sequence[Value], value: Value) -> int:
+        """The journal has a tuple as a list: they are the same option. Raises ValueError."""
+        return [plain(option) for option in options].index(plain(value))
+
     def _ordered(self) -> tuple[Value, ...]:
         return tuple(sorted(self.options)) if self.kind == "level" else self.options
 
@@ -203,6 +250,13 @@ Domain = Float | Integer | Choice
 
 def _is_number(value: Value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def scalar(value: Any) -> Value:
+    """Returns NumPy scalars as Python numbers, also those in lists and tuples."""
+    if isinstance(value, list | tuple):
+        return type(value)(scalar(item) for item in value)
+    return plain(value)
 
 
 def plain(value: Any) -> Value:
@@ -244,101 +298,3 @@ def _range_mistakes(low: float, high: float, log: bool, step: float | None) -> l
     if not _multiples(low, high, step):
         return [f"no multiple of {step!r} lies between {low!r} and {high!r}"]
     return []
-
-
-# ── Text ────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _randint(low: int, high: int, *, log: bool = False) -> Integer:
-    return Integer(low, high - 1, log=log)  # as in Ray Tune, high itself is excluded
-
-
-def _choice(options: Any) -> Choice:
-    options = plain(options.tolist() if hasattr(options, "tolist") else options)
-    if not isinstance(options, list):
-        raise ValueError(f"a choice needs a list of options, got {options!r}")
-    return Choice(tuple(options))
-
-
-# The arguments have the same names as in Ray Tune.
-_BUILDERS: dict[str, Callable[..., Domain]] = {
-    "uniform": lambda lower, upper: Float(lower, upper),
-    "loguniform": lambda lower, upper: Float(lower, upper, log=True),
-    "quniform": lambda lower, upper, q: Float(lower, upper, step=q),
-    "qloguniform": lambda lower, upper, q: Float(lower, upper, log=True, step=q),
-    "randint": lambda lower, upper: _randint(lower, upper),
-    "lograndint": lambda lower, upper: _randint(lower, upper, log=True),
-    "qrandint": lambda lower, upper, q=1: Integer(lower, upper, step=q),
-    "qlograndint": lambda lower, upper, q: Integer(lower, upper, log=True, step=q),
-    "choice": lambda categories: _choice(categories),
-    "grid_search": lambda values: _choice(values),
-}
-_CALL = re.compile(rf"\s*(tune\.)?({'|'.join(_BUILDERS)})\s*\(")
-
-
-def parse(text: str) -> tuple[Domain, str | None] | None:
-    """Parses text such as `loguniform(1e-5, 1e-2)` or `choice([3, 5]) if depth > 2`.
-
-    Returns the domain and the condition, or None for text that is not a call but a plain string
-    value. Raises ValueError for a call that is malformed or that names no domain.
-    """
-    node = _expression(text)
-    if node is None and _CALL.match(text):
-        raise ValueError(f"{text!r} is not a domain: is a bracket, quote or comma missing?")
-    condition = None
-    if isinstance(node, ast.IfExp):
-        condition, node = ast.unparse(node.test), node.body
-    if not isinstance(node, ast.Call):
-        return None
-    name = ast.unparse(node.func).removeprefix("tune.")
-    if name not in _BUILDERS:
-        raise ValueError(f"unknown domain {name!r}; known: {', '.join(sorted(_BUILDERS))}")
-    try:
-        arguments = [ast.literal_eval(argument) for argument in node.args]
-        options = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
-        return _BUILDERS[name](*arguments, **options), condition
-    except (TypeError, ValueError) as error:
-        # Python's message calls the builders <lambda>; the user knows them by name.
-        problem = str(error).replace("<lambda>", name)
-        raise ValueError(f"{text!r} is not a domain: {problem}") from None
-
-
-def _expression(text: str) -> ast.expr | None:
-    """Parses text as a Python expression. Completes a condition to `… if … else None`."""
-    for completed in (text, f"{text} else None"):
-        try:
-            return ast.parse(completed.strip(), mode="eval").body
-        except (SyntaxError, ValueError):  # ValueError: a null character
-            continue
-    return None
-
-
-# ── Ray Tune's objects ──────────────────────────────────────────────────────────────────────────
-
-
-def from_ray(value: Any) -> Domain | None:
-    """Returns the domain of a Ray Tune object, or None if `value` is not such an object.
-
-    Raises ValueError for objects that no searcher supports (`sample_from`, the unbounded `randn`).
-    """
-    if isinstance(value, dict) and set(value) == {"grid_search"}:
-        return _choice(value["grid_search"])
-    if not type(value).__module__.startswith("ray.tune.search.sample"):
-        return None
-    kind, sampler = type(value).__name__, value.get_sampler()
-    if kind == "Function":
-        raise ValueError(
-            "sample_from cannot be searched: use a domain, with when() if it has a condition"
-        )
-    if kind == "Categorical":
-        return _choice(value.categories)
-    step = plain(getattr(sampler, "q", None))
-    scale = type(sampler.get_sampler() if step is not None else sampler).__name__
-    if "Normal" in scale:
-        raise ValueError("randn is unbounded and cannot be searched: use uniform(low, high)")
-    log = "LogUniform" in scale
-    lower, upper = plain(value.lower), plain(value.upper)
-    if kind == "Float":
-        return Float(lower, upper, log=log, step=step)
-    # Ray keeps the upper bound as it was given: randint excludes it, qrandint includes it.
-    return Integer(lower, upper - (step is None), log=log, step=1 if step is None else step)

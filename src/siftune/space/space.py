@@ -11,55 +11,39 @@ A parameter whose condition does not hold is inactive and gets a canonical value
 train the same model are therefore the same config.
 """
 
-import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from siftune.errors import UsageError
-from siftune.space import domains
+from siftune.space import domains, entries, grids
 from siftune.space.conditions import Condition
 from siftune.space.domains import Domain, Value
+from siftune.space.entries import Parameter, When
 
 Config = dict[str, Value]
 
 _GRID_LIMIT = 100_000  # a finite space with more points is not counted one by one
 
 
-@dataclass(frozen=True, slots=True)
-class When:
-    """A domain that is active only if `condition` holds."""
-
-    condition: str
-    domain: Any
-
-
-def when(condition: str, domain: Any) -> When:
-    """Returns `domain` (a Ray Tune object, text or a value) with a condition on other parameters.
-
-    The condition compares parameters with constants: `conv3_channels > 0`,
-    `scheduler == 'step'`, `optimizer in ('adam', 'adamw') and depth >= 2`.
-    """
-    return When(condition, domain)
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    name: str
-    domain: Domain
-    condition: str | None = None
-
-
 class Space:
     """Parameters and constants. `Space.read` builds a space, which does not change afterwards."""
 
-    def __init__(self, parameters: Mapping[str, Parameter], constants: Mapping[str, Value]) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, Parameter],
+        constants: Mapping[str, Value],
+        nested: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        """`nested`: names that stand for entries of nested dictionaries, with their paths."""
         self.parameters = dict(parameters)
-        self.constants = dict(constants)
+        self.constants = {name: domains.plain(value) for name, value in constants.items()}
+        self._given = dict(constants)  # with tuples
+        self._nested = dict(nested or {})
         self._conditions = {
             p.name: Condition(p.condition) for p in self.parameters.values() if p.condition
         }
@@ -75,27 +59,34 @@ class Space:
         parameters: dict[str, Parameter] = {}
         constants: dict[str, Value] = {}
         mistakes: list[str] = []
-        for name, given in mapping.items():
-            if not isinstance(name, str) or not name.isidentifier():
-                mistakes.append(f"parameter names must be identifiers, got {name!r}")
+        listed, nested = entries.flat(mapping)
+        for name, given in listed:
+            if not isinstance(name, str) or not entries.NAME.fullmatch(name):
+                mistakes.append(
+                    "parameter names must be letters and digits with '_', '.', '-' or '/' between "
+                    f"them, got {name!r}"
+                )
+                continue
+            if name in parameters or name in constants:
+                mistakes.append(f"parameter {name!r} is given twice, flat and nested")
                 continue
             try:
-                domain, condition = _read_entry(given)
-                entry_mistakes = domain.mistakes() if domain else _constant_mistakes(given)
+                domain, condition = entries.read_entry(given)
+                entry_mistakes = domain.mistakes() if domain else entries.constant_mistakes(given)
                 if condition is not None:
-                    entry_mistakes += _unknown_mistakes(condition, mapping)
+                    entry_mistakes += entries.unknown_mistakes(condition, dict(listed))
             except (TypeError, ValueError) as error:
                 domain, condition, entry_mistakes = None, None, [str(error)]
             mistakes += [f"parameter {name!r}: {mistake}" for mistake in entry_mistakes]
             if entry_mistakes:
                 continue
             if domain is None:
-                constants[name] = domains.plain(given)
+                constants[name] = domains.scalar(given)
             else:
                 parameters[name] = Parameter(name, domain, condition)
-        mistakes += _comparison_mistakes(parameters, constants)
+        mistakes += entries.comparison_mistakes(parameters, constants)
         try:
-            space = cls(parameters, constants)
+            space = cls(parameters, constants, nested)
         except UsageError as error:
             mistakes += error.mistakes
         if mistakes:
@@ -108,21 +99,27 @@ class Space:
         Raises UsageError for names that are not in the space, and for the same mistakes as
         `read`.
         """
+        # A nested entry may be named with dots, as most command lines have it.
+        changes = {self._named(name): given for name, given in settings.items()}
         mistakes = [
             f"unknown parameter {name!r}; the space has: {', '.join(self.names)}"
-            for name in settings
+            for name in changes
             if name not in self
         ]
-        entries = self.to_dict() | {
-            name: self._conditioned(name, given) for name, given in settings.items() if name in self
+        entries = self.texts() | {
+            name: self._conditioned(name, given) for name, given in changes.items() if name in self
         }
         try:
-            space = Space.read(entries)
+            space = Space.read(self._nest(entries))
         except UsageError as error:
             mistakes += error.mistakes
         if mistakes:
             raise UsageError(mistakes)
         return space
+
+    def _named(self, name: str) -> str:
+        slashed = name.replace(".", "/")
+        return slashed if name not in self and slashed in self._nested else name
 
     def _conditioned(self, name: str, given: Any) -> Any:
         """Returns `given` with the condition of `name`, unless `given` has its own condition."""
@@ -130,7 +127,7 @@ class Space:
         if old is None or old.condition is None:
             return given
         try:
-            domain, condition = _read_entry(given)
+            domain, condition = entries.read_entry(given)
         except (TypeError, ValueError):
             return given  # `read` reports the mistake
         return When(old.condition, given) if domain and condition is None else given
@@ -164,16 +161,16 @@ class Space:
             (name, value)
             for name in other.names
             if name in self and other._is_number(name) and not self._is_number(name)
-            for value in self._options(name)
+            for value in self.options(name)
             if isinstance(value, str | list)
         ]
         mistakes = [f"the space has no {', '.join(lacking)}"] * bool(lacking)
         return mistakes + [f"{name} must be a number, got {value!r}" for name, value in wrong]
 
     def _is_number(self, name: str) -> bool:
-        return not any(isinstance(value, str | list) for value in self._options(name))
+        return not any(isinstance(value, str | list) for value in self.options(name))
 
-    def _options(self, name: str) -> tuple[Value, ...]:
+    def options(self, name: str) -> tuple[Value, ...]:
         """Returns the values of a constant or a choice; () for other domains, which are numeric."""
         if name in self.constants:
             return (self.constants[name],)
@@ -181,18 +178,44 @@ class Space:
         return domain.options if isinstance(domain, domains.Choice) else ()
 
     def to_dict(self) -> dict[str, Value]:
-        """Returns the space in the form of study.yaml, which `Space.read` accepts."""
+        """Returns the space as text that `Space.read` takes, as study.yaml holds it."""
+        return self._nest(self.texts())
+
+    def texts(self) -> dict[str, Value]:
+        """Returns the domains as text, and the constants, by name."""
         written: dict[str, Value] = {
             p.name: f"{p.domain} if {p.condition}" if p.condition else str(p.domain)
             for p in self.parameters.values()
         }
-        return written | self.constants
+        return written | self._given
+
+    def _nest(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        whole: dict[str, Value] = {}
+        for name, value in values.items():
+            *outer, last = self._nested.get(name, (name,))
+            inner = whole
+            for key_ in outer:
+                inner = inner.setdefault(key_, {})
+            inner[last] = value
+        return whole
 
     # ── Configs ─────────────────────────────────────────────────────────────────────────────────
 
     def canonical(self, config: Mapping[str, Value]) -> Config:
-        """Returns `config` with constants, values snapped to domains, inactive ones at defaults."""
+        """Returns `config` with the constants added, values snapped to their domains, and inactive
+        parameters set to their defaults."""
         return self._resolve(config)[0]
+
+    def given(self, config: Mapping[str, Value]) -> dict[str, Value]:
+        """Returns a config as the user wrote the space: nested, and with tuples."""
+        values = dict(config)
+        for name, value in config.items():
+            if name in self._given:
+                values[name] = self._given[name]
+            elif (p := self.parameters.get(name)) and isinstance(p.domain, domains.Choice):
+                with suppress(ValueError):  # a config of an earlier space
+                    values[name] = p.domain.canonical(value)
+        return self._nest(values)
 
     def active(self, config: Mapping[str, Value]) -> Config:
         """Returns the active entries of a config: those whose conditions hold."""
@@ -238,6 +261,15 @@ class Space:
         """Returns the coordinates of a config by parameter; see siftune.space.domains."""
         return {name: p.domain.encode(config[name]) for name, p in self.parameters.items()}
 
+    def identity(self, config: Mapping[str, Value]) -> str:
+        """Returns the same text for configs that are the same in single precision, in which some
+        searchers compute."""
+        try:
+            coordinates = self.encode(config)
+        except (TypeError, ValueError):  # a value that is not in the space
+            return key(config)
+        return json.dumps({n: float(np.float32(u)) for n, u in coordinates.items()}, sort_keys=True)
+
     def decode(self, coordinates: Mapping[str, float]) -> Config:
         """Returns the canonical config at these coordinates."""
         return self.canonical(
@@ -251,7 +283,7 @@ class Space:
         """
         mistakes = [
             f"parameter {name!r} is continuous, so a grid cannot cover it: give it steps, such as "
-            f"--set '{name}={_discretised(p.domain)}'"
+            f"--set '{name}={grids.discretised(p.domain)}'"
             for name, p in self.parameters.items()
             if p.domain.size is None
         ]
@@ -259,11 +291,16 @@ class Space:
             raise UsageError(mistakes)
         seen = set()
         values = [p.domain.values() or () for p in self.parameters.values()]
-        for point in itertools.product(*values):
+        for point in grids.product(values):
             config = self.canonical(dict(zip(self.parameters, point, strict=True)))
             if (identity := key(config)) not in seen:
                 seen.add(identity)
                 yield config
+
+    def points(self) -> int:
+        """Returns the number of points of a finite space, before equal configs are taken together;
+        0 if a domain is continuous."""
+        return math.prod(p.domain.size or 0 for p in self.parameters.values())
 
     def size(self) -> int | None:
         """Returns the number of distinct configs; None if infinite or too large to count."""
@@ -277,70 +314,6 @@ class Space:
 def key(config: Mapping[str, Value]) -> str:
     """Returns a text that identifies a config, whatever the order of its entries."""
     return json.dumps(config, sort_keys=True)
-
-
-def _discretised(domain: Domain) -> str:
-    assert isinstance(domain, domains.Float)
-    points = [domain.decode(k / 2) for k in range(3)]
-    return f"choice([{', '.join(f'{point:.3g}' for point in points)}])"
-
-
-def _read_entry(given: Any) -> tuple[Domain | None, str | None]:
-    """Returns domain and condition of an entry, (None, None) for a constant. Raises ValueError."""
-    if isinstance(given, When):
-        domain, inner = _read_entry(given.domain)
-        if inner:
-            raise ValueError(
-                f"two conditions, {given.condition!r} and {inner!r}: join them with 'and'"
-            )
-        return domain or domains.Choice((domains.plain(given.domain),)), given.condition
-    if isinstance(given, domains.Float | domains.Integer | domains.Choice):
-        return given, None
-    if isinstance(given, str):
-        return domains.parse(given) or (None, None)
-    return domains.from_ray(given), None
-
-
-def _constant_mistakes(given: Any) -> list[str]:
-    if isinstance(given, dict):
-        return ["a space cannot be nested: make each inner parameter an entry of the space"]
-    try:
-        json.dumps(domains.plain(given))
-    except (TypeError, ValueError):
-        return [f"a constant must be a number, text, or a list of them, got {given!r}"]
-    return []
-
-
-def _unknown_mistakes(condition: str, space: Mapping[str, Any]) -> list[str]:
-    return [
-        f"its condition {condition!r} names {unknown!r}, which the space does not have; "
-        f"it has: {', '.join(map(str, space))}"
-        for unknown in Condition(condition).names
-        if unknown not in space
-    ]
-
-
-def _comparison_mistakes(
-    parameters: Mapping[str, Parameter], constants: Mapping[str, Value]
-) -> list[str]:
-    """Returns a sentence for each condition that compares different types, as `optimizer > 3`."""
-    options = {name: (value,) for name, value in constants.items()} | {
-        # For a numeric domain one value is enough.
-        name: p.domain.options if isinstance(p.domain, domains.Choice) else (p.domain.default(),)
-        for name, p in parameters.items()
-    }
-    mistakes = []
-    for p in parameters.values():
-        condition = Condition(p.condition) if p.condition else None
-        if condition is None or not all(name in options for name in condition.names):
-            continue
-        for values in itertools.product(*(options[name] for name in condition.names)):
-            try:
-                condition.holds(dict(zip(condition.names, values, strict=True)))
-            except TypeError as error:
-                mistakes.append(f"parameter {p.name!r}: its condition {p.condition!r}: {error}")
-                break
-    return mistakes
 
 
 def _dependency_order(

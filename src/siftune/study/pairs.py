@@ -2,7 +2,7 @@
 
 
 def refusal(searcher: str, scheduler: str) -> str | None:
-    """Returns why the pair cannot work and a pair that does, or None if it can work."""
+    """Returns the reason why the pair cannot work and suggests a pair that can; otherwise None."""
     if searcher == "bohb" and scheduler != "bohb":
         return (
             f"--searcher bohb cannot work with --scheduler {scheduler}: its model compares configs "
@@ -11,8 +11,9 @@ def refusal(searcher: str, scheduler: str) -> str | None:
         )
     if scheduler == "bohb" and searcher != "bohb":
         return (
-            f"--scheduler bohb cannot work with --searcher {searcher}: it is HyperBand for the "
-            f"model of BOHB. Use --searcher {searcher} --scheduler hyperband, or --searcher bohb"
+            f"--scheduler bohb cannot work with --searcher {searcher}: this scheduler is "
+            f"HyperBand as used with BOHB's own model. Use --searcher {searcher} "
+            "--scheduler hyperband, or --searcher bohb"
         )
     if scheduler == "pbt" and searcher != "random":
         return (

@@ -1,9 +1,10 @@
 """Chooses the searcher, scheduler and number of trials that a request leaves open."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from siftune.errors import UsageError
+from siftune.schedulers import SCHEDULERS
 from siftune.searchers import AUTO
 from siftune.study.pairs import default_scheduler
 from siftune.study.request import StudyRequest
@@ -40,6 +41,10 @@ def plan(
         trials=_trials(request, searcher, notes),
         gpus_per_trial=gpus_per_trial or 0,
     )
+    options = SCHEDULERS.load(study.scheduler).resolve(
+        study.scheduler_options, max_epochs=study.max_epochs, trials=study.trials
+    )
+    study = replace(study, scheduler_options=options)
     mistakes: list[str] = []
     for build in (study.build_searcher, study.build_scheduler):
         try:
@@ -61,17 +66,23 @@ def complete(request: StudyRequest, **chosen: Any) -> Study:
 
 
 def _trials(request: StudyRequest, searcher: str, notes: list[str]) -> int:
-    asked = request.trials
+    """Returns the number of trials. Raises UsageError for a grid that is too large to count."""
+    asked, size = request.trials, request.space.size()
     if searcher == "grid":
-        points = sum(1 for _ in request.space.grid())
-        if asked is not None and asked < points:
-            notes.append(
-                f"--trials {asked} covers only the first {asked} of the grid's {points} configs"
-            )
-        return min(asked or points, points)
+        if size is None:
+            next(request.space.grid())  # raises UsageError if a domain is continuous
+            if asked is None:
+                raise UsageError(
+                    f"the grid has up to {request.space.points():,} configs: say with --trials how "
+                    "many of them to train"
+                )
+            notes.append(f"--trials {asked} covers only the first {asked} of a large grid")
+            return asked
+        if asked is not None and asked < size:
+            notes.append(f"--trials {asked} covers only the first {asked} of the grid's {size}")
+        return min(asked or size, size)
     trials = asked or DEFAULT_TRIALS
-    size = request.space.size()
     if size is not None and size < trials:
-        notes.append(f"the space has only {size} configs, so the study has {size} trials")
+        notes.append(f"the space has {size} distinct configs, so there are {size} trials")
         return size
     return trials

@@ -10,6 +10,7 @@ import yaml
 
 from siftune import trainables
 from siftune.errors import UsageError
+from siftune.schedulers import SCHEDULERS
 from siftune.searchers import AUTO
 from siftune.space import Space
 from siftune.study import pairs, request
@@ -21,6 +22,7 @@ from siftune.study.study import Study
 # one, these settings of the earlier layers are dropped.
 _BELONGINGS = {
     "trainable": ("trainable_options", "space", "metric", "mode"),
+    "metric": ("mode",),
     "searcher": ("searcher_options",),
     "scheduler": ("scheduler_options",),
 }
@@ -40,8 +42,15 @@ def read(
     """
     values = _merge(layers)
     if values.get("trainable") in trainables.TRAINABLES and "metric" not in values:
-        values["metric"], values["mode"] = trainables.TRAINABLES.load(values["trainable"]).metric
+        metric, mode = trainables.TRAINABLES.load(values["trainable"]).metric
+        values |= {"metric": metric, "mode": values.get("mode", mode)}
     mistakes = request.mistakes(values)
+    if isinstance(metric := values.get("metric"), str) and values.get("mode") is None:
+        values["mode"] = mode_of(metric)
+        if values["mode"] is None:
+            mistakes.append(
+                f"--mode is missing: is {metric!r} better when it is smaller or larger?"
+            )
     space: Space | None = None
     try:
         space = _space(values).override(changes)
@@ -87,7 +96,13 @@ def read_resumed(directory: Path, changes: Mapping[str, Any]) -> StudyRequest:
             f"--resume continues the study as it is and cannot change {', '.join(fixed)}; "
             f"it can change: {', '.join(resumable)}"
         )
-    return read([read_study_yaml(directory / "study.yaml"), changes], {})
+    # The directory says which study it is: it may have been renamed or copied.
+    values = read_study_yaml(directory / "study.yaml") | {"name": directory.name}
+    if values.get("scheduler") in SCHEDULERS:
+        # Options that an earlier version did not write had these values.
+        before = SCHEDULERS.load(values["scheduler"]).defaults_before
+        values["scheduler_options"] = before | values.get("scheduler_options", {})
+    return read([values, changes], {})
 
 
 def read_study_yaml(path: Path) -> dict[str, Any]:
@@ -102,6 +117,20 @@ def read_study_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+_MIN = ("loss", "error", "err", "perplexity", "ppl", "nll", "rmse", "mse", "mae", "bpb", "byte")
+_MAX = ("acc", "accuracy", "precision", "recall", "f1", "auc", "r2", "score", "reward", "bleu")
+
+
+def mode_of(metric: str) -> str | None:
+    """Returns "min" or "max" if the name of a metric leaves no doubt, else None."""
+    words = re.findall(r"[a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", metric).lower())
+    smaller = any(word.endswith(_MIN) for word in words)
+    larger = any(word in _MAX for word in words)
+    if smaller == larger:
+        return None
+    return "min" if smaller else "max"
+
+
 class _Loader(yaml.SafeLoader):
     """Loads YAML 1.1 as PyYAML does, except that 1e-3 is a number and not text."""
 
@@ -109,6 +138,13 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
+
+
+def _tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+_Loader.add_constructor("!tuple", _tuple)
 
 
 def parse_yaml(text: str) -> Any:
@@ -156,4 +192,5 @@ def _space(values: Mapping[str, Any]) -> Space:
 
 def _name(trainable: str, mark: str | None) -> str:
     stem = Path(str(trainable).partition(":")[0]).stem
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("-._")[:40] or "study"
     return f"{stem}-{mark or time.strftime('%Y%m%d-%H%M%S')}"

@@ -18,7 +18,7 @@ from siftune.trainables import TRAINABLES
 if TYPE_CHECKING:
     from siftune.space import Space
 
-Kind = Literal["text", "number", "duration", "switch", "options", "space"]
+Kind = Literal["text", "texts", "number", "duration", "switch", "options", "space"]
 GROUPS = ("trainable and space", "search method", "budget and resources", "name and directories")
 
 # A check returns the rule that a value breaks, or None.
@@ -39,8 +39,7 @@ class Setting:
 
 def flag(name: str) -> str:
     """Returns the flag that sets a field."""
-    if name.endswith("_options"):
-        name = name.replace("_options", "_arg")
+    name = name.replace("_options", "_arg").replace("_patterns", "_pattern")
     return "--" + name.removesuffix("_s").replace("_", "-")
 
 
@@ -91,6 +90,21 @@ def _name(value: Any) -> str | None:
     if is_name(value):
         return None
     return "at most 64 letters, digits, '.', '_' and '-', beginning with a letter or a digit"
+
+
+def _patterns(value: Any) -> str | None:
+    rule = "a regular expression with a group, such as 'val_loss[=:] *([0-9.e+-]+)'"
+    try:
+        compiled = [re.compile(pattern) for pattern in value]
+    except (re.error, TypeError):
+        return rule
+    return None if all(pattern.groups for pattern in compiled) else rule
+
+
+def _metric_file(value: Any) -> str | None:
+    if isinstance(value, str) and value.endswith((".csv", ".json", ".jsonl")):
+        return None
+    return "a .csv, .json or .jsonl file"
 
 
 def _dictionary(value: Any) -> str | None:
@@ -147,6 +161,27 @@ class StudyRequest:
         default="min",
         metadata=_setting("text", _WHAT, metavar="min|max", check=_one_of("min", "max")),
     )
+    metric_patterns: list[str] = field(
+        default_factory=list,
+        metadata=_setting(
+            "texts",
+            _WHAT,
+            metavar="REGEX",
+            check=_patterns,
+            help="find metrics in the lines that a script prints: a group is the metric, named "
+            "groups are several; may be repeated",
+        ),
+    )
+    metric_file: str | None = field(
+        default=None,
+        metadata=_setting(
+            "text",
+            _WHAT,
+            metavar="FILE",
+            check=_metric_file,
+            help="read metrics from a .csv, .json or .jsonl file that a script writes",
+        ),
+    )
     searcher: str = field(
         default=AUTO,
         metadata=_setting("text", _HOW, metavar="|".join((AUTO, *SEARCHERS)), help=f"[{AUTO}]"),
@@ -186,6 +221,14 @@ class StudyRequest:
         metadata=_number(
             _whole(0),
             help="retries of a trial after a crash, a hang or an out-of-memory error; [2]",
+        ),
+    )
+    max_failures: int = field(
+        default=3,
+        metadata=_number(
+            _whole(0),
+            help="stop the study if this many trials in a row fail with the same error before any "
+            "has succeeded; 0: never; [3]",
         ),
     )
     report_timeout_s: float | None = field(

@@ -13,6 +13,13 @@ from siftune.study.request import StudyRequest
 DEFAULT_MAX_EPOCHS = 100
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes tuples as tuples; siftune/study/reading.py reads them."""
+
+
+_Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence("!tuple", value))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study(StudyRequest):
     """A planned study. study.yaml holds all of its fields."""
@@ -50,7 +57,7 @@ class Study(StudyRequest):
         """Returns the content of study.yaml."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["space"] = self.space.to_dict()
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+        return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
     def build_searcher(self) -> Any:
         """Builds the searcher. Raises UsageError for options that it does not have."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from siftune.catalogue import Catalogue
 from siftune.errors import UsageError
+from siftune.trainables.user.printed import PrintedMetrics
 
 if TYPE_CHECKING:
     from siftune.space import Config, Space
@@ -33,7 +34,8 @@ TRAINABLES = Catalogue(
 class TrainableSpec:
     """The name of a trainable, and everything that it needs besides a config.
 
-    It is small and is pickled to the workers, which import no heavy library before they build it.
+    The spec is small. It is pickled and sent to the workers, which import no heavy library until
+    they build the trainable.
     """
 
     name: str
@@ -41,12 +43,13 @@ class TrainableSpec:
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     processes: int = 1  # per trial; if there are several, each has one GPU
+    printed: PrintedMetrics = field(default_factory=PrintedMetrics)  # for a script
 
     def build(self) -> Trainable:
         """Returns the trainable. Raises UsageError for an unknown name or option."""
         if self.name in TRAINABLES:
             return TRAINABLES.build(self.name, self.options, data=self.data, seed=self.seed)
-        return _user_trainable(self.name, self.seed)
+        return _user_trainable(self.name, self.seed, self.printed, self.options.get("args", ""))
 
     def mistakes(self, space: Space) -> list[str]:
         """Returns a sentence for each mistake in the name, the options and the space.
@@ -68,10 +71,12 @@ class TrainableSpec:
     def _option_mistakes(self) -> list[str]:
         if self.name in TRAINABLES:
             return []
+        known = ("args",) if is_script(self.name) else ()
         return [
             f"--trainable-arg {option} works with built-in trainables only: your own trainable "
             "takes its values from the space"
             for option in self.options
+            if option not in known
         ]
 
     def memory_gib(self, space: Space) -> float | None:
@@ -104,7 +109,7 @@ def modules(name: str) -> list[str]:
     """Returns the modules that every trial of the trainable imports, besides the user's file."""
     from siftune.trainables.user import script
 
-    if not script.is_script(name):
+    if not is_script(name):
         return ["ray.tune"]
     return ["ray.tune", *script.heavy_imports(Path(name))]
 
@@ -117,13 +122,30 @@ def absolute(name: str) -> str:
     return f"{Path(file).absolute()}{colon}{attribute}" if file.endswith(".py") else name
 
 
-def _user_trainable(name: str, seed: int) -> Trainable:
+def is_script(name: str) -> bool:
+    """Whether `--trainable NAME` names a script, not a function in a file."""
+    return ":" not in name and name.endswith(".py")
+
+
+def how_to_report(name: str, metric: str) -> str:
+    """Returns what a trainable must do so that the study gets its metric."""
+    if is_script(name):
+        return (
+            f'print a line of JSON once per epoch, {{"{metric}": 0.31}}, or say with '
+            "--metric-pattern or --metric-file where the metric is"
+        )
+    return f'call tune.report({{"{metric}": value}}) once per epoch, or yield or return the metrics'
+
+
+def _user_trainable(
+    name: str, seed: int, printed: PrintedMetrics | None = None, args: str = ""
+) -> Trainable:
     from siftune.trainables.user import function, script
 
     if function.is_function(name):
-        return function.UserFunction(name, seed=seed)
-    if script.is_script(name):
-        return script.UserScript(name, seed=seed)
+        return function.UserFunction(name, seed=seed, metric=printed.metric if printed else "")
+    if is_script(name):
+        return script.UserScript(name, seed=seed, printed=printed or PrintedMetrics(), args=args)
     raise UsageError(
         f"unknown trainable {name!r}; known: {', '.join(TRAINABLES)}, or your own: a function, "
         "FILE.py:FUNC, or a script with flags, FILE.py"

@@ -131,7 +131,8 @@ class Mnist(BuiltIn):
     def evaluate(self, directory: Path) -> Metrics:
         """Returns `val_loss`, `val_accuracy`, `test_loss`, `test_accuracy` of saved weights.
 
-        With the seed and `images` of the training, the validation metrics equal those it reported.
+        With the seed and `images` used for training, the validation metrics equal those reported
+        during training.
         """
         device = default_device()
         mnist = self._load(device)
@@ -154,7 +155,7 @@ class Mnist(BuiltIn):
 def build_model(config: dict[str, Any]) -> nn.Sequential:
     """Returns the network: float32 [B, 1, 28, 28] to logits [B, num_classes].
 
-    A convolutional layer with 0 channels is left out.
+    A convolutional layer with 0 channels is omitted.
     """
     activation = ACTIVATIONS[config["activation"]]
     layers: list[nn.Module] = []
@@ -206,11 +207,11 @@ def score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, floa
 
 
 def schedule(config: dict[str, Any], optimizer: Optimizer, steps: int) -> LRScheduler:
-    """Returns the learning rate schedule of a training with `steps` steps.
+    """Returns the learning rate schedule for `steps` training steps.
 
     none: `lr`. cosine: per epoch, from `lr` towards 0. onecycle: per step, up to `lr` and down
-    again; this also sets the momentum. step: times `gamma` after every `step_size` per cent of the
-    training, because a step size of 10 epochs would have no effect in 5 epochs.
+    again; this also sets the momentum. step: multiplied by `gamma` after every `step_size` per
+    cent of the training steps, because a step size of 10 epochs would have no effect in 5 epochs.
     """
     if config["scheduler"] == "onecycle":
         return OneCycleLR(optimizer, max_lr=config["lr"], total_steps=steps)

@@ -220,7 +220,10 @@ def _load(folder: str, size: int, seed: int, device: torch.device) -> Images:
 
 
 def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns mean and deviation of each channel, [3]. Makes no copy as floats."""
+    """Returns mean and deviation of each channel, [3].
+
+    Does not convert all the images to floats at once.
+    """
     values = torch.arange(256.0)
     shares = [torch.bincount(pixels[:, c].flatten(), minlength=256).float() for c in range(3)]
     share = torch.stack([counts / counts.sum() for counts in shares])

@@ -74,9 +74,9 @@ class Sklearn(BuiltIn):
         """Trains, and yields after each epoch its metrics and a function that saves the state.
 
         Metrics: `loss`, `val_loss`, `val_accuracy` (0 to 1), `epoch`. `save(directory)` writes one
-        file, state.npz, and `start` is such a directory. An interrupted training equals an
-        uninterrupted one. Raises ValueError for an invalid config, and FloatingPointError if
-        training diverges.
+        file, state.npz, and `start` is such a directory. A run that was interrupted and resumed
+        gives the same result as an uninterrupted run. Raises ValueError for an invalid config, and
+        FloatingPointError if training diverges.
         """
         parts = _load(self._table, self._target, seed=self.seed)
         model, done = _build(config, parts), 0

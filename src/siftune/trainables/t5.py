@@ -204,8 +204,8 @@ def estimate_gib(space: Space, processes: int, *, length: int) -> float:
     - weights, gradients and two moments: 16 bytes per parameter, divided among the GPUs
     - weights in bf16: two whole blocks, or the whole model if there is one process
     - activations of each layer, per token: 8 times the width, 4 times the heads' values and 4 times
-      d_ff in bf16, and 9 bytes per attention score. With `recompute`: those of one layer, plus
-      the width for every layer in bf16
+      d_ff in bf16, and 9 bytes per attention score. With `recompute`: the activations of one
+      layer only, plus, for every layer, one bf16 value per unit of width
     - CUDA: 1 GiB
     """
     config = {name: space.bounds(name)[1] for name in SPACE}

@@ -4,26 +4,24 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from siftune.study import layout
+
 _UNSAVED = "."  # first character of the name of an unfinished checkpoint
-
-
-def of_trial(study: Path, trial: str) -> Path:
-    return study / "checkpoints" / trial
 
 
 def unsaved(study: Path, trial: str, epoch: int, run: str) -> Path:
     """Returns the directory in which the checkpoint of an epoch is written until it is complete."""
-    return of_trial(study, trial) / f"{_UNSAVED}{_name(epoch, run)}"
+    return layout.checkpoints(study, trial) / f"{_UNSAVED}{_name(epoch, run)}"
 
 
 def keep(checkpoint: Any, study: Path, trial: str, epoch: int, run: str) -> str:
-    """Stores a tune.Checkpoint as that of the trial's epoch.
+    """Stores a tune.Checkpoint as the checkpoint for this epoch of the trial.
 
-    Moves a checkpoint that was written to the directory that `unsaved` returns, and copies any
-    other. Returns its path relative to the study directory.
+    If the checkpoint is in the directory returned by `unsaved`, it is moved; otherwise it is
+    copied. Returns its path relative to the study directory.
     """
     own = unsaved(study, trial, epoch, run)
-    target = of_trial(study, trial) / _name(epoch, run)
+    target = layout.checkpoints(study, trial) / _name(epoch, run)
     with checkpoint.as_directory() as written:
         if Path(written) != own:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +36,7 @@ def remove_others(study: Path, trial: str, kept: set[str], *, run: str | None = 
 
     `run`: a run that may be writing a checkpoint now. Its unfinished checkpoint is not removed.
     """
-    directory = of_trial(study, trial)
+    directory = layout.checkpoints(study, trial)
     if not directory.is_dir():
         return
     for path in directory.iterdir():
@@ -50,11 +48,14 @@ def remove_others(study: Path, trial: str, kept: set[str], *, run: str | None = 
 
 
 def clone(study: Path, donor: Path, trial: str, epoch: int, run: str) -> str:
-    """Copies a donor's checkpoint to the trial as that of `epoch`.
+    """Copies a donor's checkpoint and stores it as the trial's checkpoint for `epoch`.
 
     Returns its path relative to the study directory.
     """
-    own, target = unsaved(study, trial, epoch, run), of_trial(study, trial) / _name(epoch, run)
+    own, target = (
+        unsaved(study, trial, epoch, run),
+        layout.checkpoints(study, trial) / _name(epoch, run),
+    )
     shutil.copytree(donor, own)
     own.rename(target)
     return str(target.relative_to(study))

@@ -2,16 +2,19 @@
 
 import os
 import sys
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from siftune.study import layout
+
 # A directory with more entries is hardly one from which a user starts studies.
 _MAX_LINKS = 2000
 
-
-def of_trial(study: Path, trial: str) -> Path:
-    return study / "trials" / trial
+LOG_BYTES = 10 << 20  # that a log keeps; it may grow to twice as many
+_BOUND_S = 5.0  # between two looks at its size
 
 
 def prepare(study: Path, trial: str, launched_in: Path, *, links: bool) -> Path:
@@ -20,7 +23,7 @@ def prepare(study: Path, trial: str, launched_in: Path, *, links: bool) -> Path:
     With `links` it gets a symlink to each entry of the launch directory, so that relative paths to
     these entries work. New files belong to the trial.
     """
-    directory = of_trial(study, trial)
+    directory = layout.trial_directory(study, trial)
     directory.mkdir(parents=True, exist_ok=True)
     if links:
         _link(directory, launched_in, study)
@@ -52,6 +55,30 @@ def redirect_output(log: Path) -> None:
         os.dup2(descriptor, number)
     os.close(descriptor)
     sys.stdout, sys.stderr = _line_by_line(1), _line_by_line(2)
+    threading.Thread(target=_bound, args=(log,), daemon=True).start()
+
+
+def _bound(log: Path) -> None:
+    """Cuts the log whenever it has grown to twice its limit: its end is kept."""
+    while True:
+        time.sleep(_BOUND_S)
+        with suppress(OSError):
+            cut(log)
+
+
+def cut(log: Path, keep: int = LOG_BYTES) -> None:
+    """Keeps the last `keep` bytes of a log that has twice as many. What a process writes at this
+    moment may be lost. Raises OSError."""
+    size = log.stat().st_size
+    if size < 2 * keep:
+        return
+    with log.open("r+b") as file:
+        file.seek(size - keep)
+        file.readline()  # a part of a line
+        end = file.read()
+        file.truncate(0)
+    with log.open("ab") as file:  # the others append too
+        file.write(f"… {size - len(end)} bytes before this line were removed …\n".encode() + end)
 
 
 def _line_by_line(descriptor: int) -> TextIO:

@@ -29,6 +29,8 @@ def end_of(error: BaseException, study: Path) -> End:
     if isinstance(error, SystemExit):
         return End(cause=Cause.ERROR, error=f"the trial exited with {_exit(error)}", kind=kind)
     text = _text(error)
+    if isinstance(error, EOFError) and "EOF when reading a line" in text:
+        text += ": a trial has no standard input, so input() cannot be used"
     last_line = text.rpartition("\n")[2]
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or _MEMORY_TEXT in last_line:
         return End(cause=Cause.MEMORY, error=text, kind=kind)

@@ -36,7 +36,10 @@ _LOCK = threading.Lock()
 
 
 class Server:
-    """Starts the processes of a worker's trials from a fork server. At most one per process."""
+    """Starts the processes of a worker's trials from a fork server.
+
+    A process must have at most one Server.
+    """
 
     def __init__(self, setup: Setup, *, interface: str | None = None) -> None:
         """`interface`: the network interface through which a trial's processes connect."""

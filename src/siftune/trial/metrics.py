@@ -9,9 +9,9 @@ _MAX_TEXT = 2000  # characters kept of a value that is converted to text
 
 
 def plain(metrics: Mapping[Any, Any]) -> dict[str, Any]:
-    """Returns the metrics with strings as names and JSON values.
+    """Returns the metrics with string keys and JSON-compatible values.
 
-    Nested dictionaries are flattened and their names joined by a slash. NumPy and torch scalars
+    Nested dictionaries are flattened and their keys joined by a slash. NumPy and torch scalars
     become numbers. Values that JSON cannot hold become text. So do integers that no float can hold,
     because they can be neither compared nor plotted. Raises TypeError if `metrics` is not a
     mapping.

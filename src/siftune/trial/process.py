@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from siftune.study import layout
 from siftune.trial import checkpoints, directory, failures, gpu_memory, metrics, session, warm
 from siftune.trial.messages import Answer, Begin, End, Report, Setup
 
@@ -143,7 +144,8 @@ class _Run:
         self.directory = directory.prepare(
             setup.study, begin.trial, setup.launched_in, links=setup.in_trial_directory
         )
-        directory.redirect_output(self.directory / f"log{f'.{begin.rank}' * bool(begin.rank)}.txt")
+        log = layout.log(setup.study, begin.trial, begin.rank)
+        directory.redirect_output(log)
         os.chdir(self.directory if setup.in_trial_directory else setup.launched_in)
         os.environ["SIFTUNE_TRIAL_DIR"] = str(self.directory)
         Path("/proc/self/comm").write_text(f"trial {begin.trial}")  # for ps and top
@@ -160,7 +162,8 @@ class _Run:
     def unsaved_checkpoint(self, epoch: int) -> Path:
         """Returns the directory in which to write the checkpoint of an epoch.
 
-        It is the same in all processes of the trial. `report` stores the checkpoint as the trial's.
+        It is the same in all processes of the trial. `report` then stores its content as a
+        checkpoint of the trial.
         """
         return checkpoints.unsaved(self._setup.study, self.trial, epoch, self._begin.run)
 

@@ -1,7 +1,8 @@
 """Imports what trials need, once, in the fork server from which their processes are forked.
 
-`multiprocessing.forkserver` can only import modules in advance. Importing this module therefore
-does the other work as well. It reads from the environment what to import.
+`multiprocessing.forkserver` can only import modules in advance. The remaining preparation
+is therefore done as a side effect of importing this module. It reads the list of imports from the
+environment.
 """
 
 import gc

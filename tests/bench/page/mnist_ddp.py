@@ -1,4 +1,4 @@
-"""The Turpan page's training script, where the page shows it; the rest as any PyTorch tutorial."""
+"""The Turpan page's training script; parts that the page omits are as in PyTorch tutorials."""
 
 import torch
 from ray import tune

@@ -1,8 +1,7 @@
-"""The Turpan page's script: its fragments put together, eight random trials.
+"""The Turpan page's script, put together from its fragments: eight random trials.
 
-What differs, because it would not work otherwise: `num_gpus`, which Ray asks the driver for where
-there is one. And the part of the space that decides how long a trial takes is fixed, so that these
-trials and siftune's are as long.
+It has two changes. `num_gpus` is given, because Ray cannot ask a driver for it here. The parameters
+that determine the length of a trial are fixed, so that these trials take as long as siftune's.
 """
 
 import os

@@ -1,7 +1,6 @@
 #!/bin/bash
 # The batch file of the Turpan page ("SLURM Job Script"): four tasks, each of which runs the whole
-# script. What differs, because it would not work otherwise: the image's and the binds' paths, and the
-# memory of the virtual nodes.
+# script. Changed to work here: the paths of the image and the mounts, and the memory of the nodes.
 #   run-ray_tune_on_8gpus.sh IMAGE
 #SBATCH --job-name=benchmark
 #SBATCH -N 4

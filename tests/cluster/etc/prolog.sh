@@ -1,4 +1,4 @@
 #!/bin/bash
-# As root on every node of a job, before it.
+# Runs as root on every node of a job, before the job.
 set -euo pipefail
 install -d -o "$SLURM_JOB_USER" -m 700 "/tmploc/$SLURM_JOB_USER" "/tmploc/$SLURM_JOB_USER/$SLURM_JOB_ID"

@@ -1,4 +1,4 @@
-"""Counts up in a checkpoint, so that a lost or repeated epoch is seen in the metric."""
+"""Counts epochs in a checkpoint, so that the metric shows a lost or repeated epoch."""
 
 import json
 import tempfile

@@ -158,7 +158,8 @@ def _install(raw: Path, file: IdxFile, content: bytes, source: str) -> None:
 
 
 def _gunzip(content: bytes, file: IdxFile) -> bytes:
-    """Unpacks at most one byte more than the file's size, which shows that a file is too long."""
+    """Unpacks at most the expected size plus one byte; the extra byte reveals a file that is too
+    long."""
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
         return stream.read(file.size + 1)
 
@@ -220,7 +221,9 @@ def _download(mirror: str, file: IdxFile, progress: Progress) -> bytes:
                 content += chunk
                 progress(file.name, len(content), total)
                 if len(content) > file.size:
-                    raise _SourceError(f"{mirror}: {packed} is longer than the unpacked file")
+                    raise _SourceError(
+                        f"{mirror}: {packed} is larger than the file that it should contain"
+                    )
         return _gunzip(bytes(content), file)
     except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
         raise _SourceError(f"{mirror}: {error}") from error
@@ -317,9 +320,10 @@ def load_mnist(
 ) -> Mnist:
     """Loads MNIST from `directory` onto the device and keeps it there until the process ends.
 
-    `images` of the 60,000 training images are used [all]: one sixth is the validation set, the
-    rest the training set. The choice depends only on the seed. The whole test set is used. Raises
-    DataError if a file is missing or is not MNIST, and ValueError if `images` is out of range.
+    `images`: the number of training images to use; by default all 60,000. One sixth of them is the
+    validation set, the rest the training set. The choice depends only on the seed. The whole test
+    set is used. Raises DataError if a file is missing or is not MNIST, and ValueError if `images`
+    is out of range.
     """
     count = TRAINING_IMAGES if images is None else images
     if not 6 <= count <= TRAINING_IMAGES:
@@ -358,8 +362,9 @@ def _read_idx(path: Path, file: IdxFile) -> np.ndarray:
     header = content[: len(file.header)]
     if header != file.header or len(content) != file.size:
         raise DataError(
-            f"{path} must hold unsigned bytes of shape {list(file.shape)} in {file.size} bytes, "
-            f"got header {header.hex(' ', 4)} and {len(content)} bytes; {_REPAIR}"
+            f"{path} is not the expected MNIST file: it should contain {file.size} bytes with the "
+            f"shape {list(file.shape)}, but has {len(content)} bytes and the header "
+            f"{header.hex(' ', 4)}; {_REPAIR}"
         )
     # A copy, because torch needs writable memory.
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(file.shape).copy()

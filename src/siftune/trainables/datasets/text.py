@@ -151,7 +151,7 @@ def _split(rows: int, total: int, parts: int, device: torch.device) -> Tensor:
 def _select(values: Tensor, chosen: Tensor, count: int) -> Tensor:
     """Returns the chosen values of each row in order. Every row has `count` of them.
 
-    Indexing with the mask would have to wait for the GPU to count them.
+    A boolean mask would force a GPU synchronisation to count the selected values.
     """
     order = chosen.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
     return values.gather(1, order).long()

@@ -1,4 +1,6 @@
-"""A network with one hidden layer learns a sine: a function that reports once per epoch.
+"""An example with a function that reports once per epoch.
+
+A network with one hidden layer learns a sine.
 
 Train one config without Ray, then run a search:
     train --trainable my_train.py:train --set lr=0.01

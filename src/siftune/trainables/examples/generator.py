@@ -1,4 +1,6 @@
-"""A network with one hidden layer learns a sine: a generator that yields metrics once per epoch.
+"""An example with a generator that yields its metrics once per epoch.
+
+A network with one hidden layer learns a sine.
 
 Train one config without Ray, then run a search:
     train --trainable my_train.py:train --set lr=0.01

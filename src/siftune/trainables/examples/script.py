@@ -1,4 +1,6 @@
-"""A network with one hidden layer learns a sine: a script with flags that does not use siftune.
+"""An example with a command-line script that does not use siftune.
+
+A network with one hidden layer learns a sine.
 
 Run it alone, train one config, then run a search over the space in my_space.yaml:
     python my_train.py --lr 0.01

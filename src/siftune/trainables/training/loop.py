@@ -85,8 +85,8 @@ def run_epochs(
     `save(directory)` must be called in all processes of the trial, before the next epoch is
     requested. It writes one file, state.pt, or each process's part if the training is sharded.
     `start` is such a directory, saved by any number of processes. It holds no random state: every
-    epoch draws its random numbers from the seed and the epoch. An interrupted training therefore
-    equals an uninterrupted one, whatever else ran in the process.
+    epoch draws its random numbers from the seed and the epoch. A resumed run therefore gives
+    the same result as an uninterrupted one, whatever else ran in the process.
 
     Learning rates come from the config, even if `start` was saved with another config
     (population-based training clones a trial and changes its lr).

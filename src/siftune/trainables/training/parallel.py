@@ -77,8 +77,8 @@ def wrap(model: nn.Module) -> nn.Module:
 def shard(model: nn.Module, blocks: Iterable[nn.Module]) -> None:
     """Shards the model among the processes with FSDP2, torch's `fully_shard`.
 
-    The state of an optimizer that is created afterwards is sharded as well. A block is whole only
-    while it computes, on GPUs in bf16.
+    The state of an optimizer that is created afterwards is sharded as well. The parameters of
+    a block are gathered only while the block is computed. On GPUs it computes in bf16.
     """
     if processes() == 1:
         return

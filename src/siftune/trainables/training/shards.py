@@ -47,7 +47,7 @@ def save(directory: Path, model: nn.Module, optimizer: Optimizer, metadata: dict
 
 
 def load(directory: Path, model: nn.Module, optimizer: Optimizer | None) -> dict[str, Any]:
-    """Reads what `save` wrote into the model and the optimizer, if given. Returns the metadata."""
+    """Loads a saved state into the model and, if given, the optimizer. Returns the metadata."""
     moments = _moments(model, optimizer) if optimizer else {}
     state = _state(model, moments)
     with _quiet():

@@ -1,0 +1,165 @@
+"""The first hour with one's own file: what goes wrong there ends soon, and says what to do."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+class Ran:
+    def __init__(self, directory: Path, status: int, output: str) -> None:
+        self.directory = directory
+        self.status = status
+        self.output = output
+        lines = (directory / "trials.jsonl").read_text().splitlines()
+        self.events: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == kind]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+        outside = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        return subprocess.run(
+            [sys.executable, str(ROOT / "entrypoints" / f"{name}.py"), *flags],
+            cwd=tmp_path,
+            env=outside,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def tune(command: Callable[..., Any], tmp_path: Path) -> Callable[..., Ran]:
+    """Runs a study of a file in an empty directory."""
+
+    def run(body: str, *flags: str, name: str = "s") -> Ran:
+        (tmp_path / "mine.py").write_text("from ray import tune\n" + dedent(body))
+        words = ["--trainable", "mine.py:train", "--searcher", "random", "--scheduler", "none"]
+        done = command("tune", *words, "--name", name, *flags)
+        return Ran(tmp_path / "results" / name, done.returncode, done.stdout)
+
+    return run
+
+
+def test_a_study_whose_trials_all_fail_alike_stops_and_says_why(
+    tune: Callable[..., Ran], command: Callable[..., Any]
+) -> None:
+    body = """
+    SPACE = {"x": tune.uniform(0, 1)}
+    def train(config):
+        for line in range(20): print(f"line {line} of {config['x'] > 2}")
+        raise RuntimeError("there is no driver")
+    """
+    ran = tune(body, "--trials", "30", "--concurrent", "1")
+    assert ran.status == 1
+    assert len(ran.of("end")) == 3
+    assert "3 trials in a row failed with the same error" in ran.output
+    assert 'raise RuntimeError("there is no driver")' in ran.output
+    assert ran.output.count("| line 19 of False") == 1  # the end of the log, once
+    assert "| line 10" in ran.output
+    assert "| line 9 " not in ran.output
+    for reader in ("status", "report"):
+        shown = command(reader, "s").stdout
+        text = shown if reader == "status" else (ran.directory / "report.html").read_text()
+        assert "line 19 of False" in text
+    log = command("logs", "s", "1", "--follow").stdout
+    assert log.splitlines()[0] == "line 0 of False"
+    assert command("logs", "s", "9").returncode == 2
+
+
+def test_errors_that_differ_do_not_stop_a_study_and_zero_never_does(
+    tune: Callable[..., Ran],
+) -> None:
+    body = """
+    SPACE = {"x": tune.uniform(0, 1)}
+    def train(config):
+        raise RuntimeError(f"{config['x']}")
+    """
+    assert len(tune(body, "--trials", "5").of("end")) == 5
+    same = "SPACE = {'x': tune.uniform(0, 1)}\ndef train(config): raise RuntimeError('x')\n"
+    assert len(tune(same, "--trials", "5", "--max-failures", "0", name="t").of("end")) == 5
+
+
+def test_a_class_of_ray_tunes_is_trained_and_goes_on_from_its_checkpoint(
+    tune: Callable[..., Ran], command: Callable[..., Any]
+) -> None:
+    body = """
+    import os, time
+    from pathlib import Path
+    SPACE = {"x": tune.uniform(0, 1), "epochs": 6}
+    class train(tune.Trainable):
+        def setup(self, config):
+            self.steps = 0
+        def step(self):
+            time.sleep(0.3)
+            self.steps += 1
+            return {"loss": self.config["x"], "steps": self.steps}
+        def save_checkpoint(self, directory):
+            Path(directory, "steps").write_text(str(self.steps))
+        def load_checkpoint(self, directory):
+            self.steps = int(Path(directory, "steps").read_text())
+    """
+    ran = tune(body, "--trials", "1", "--time-limit", "1s")
+    assert ran.status == 75
+    assert 0 < len(ran.of("epoch")) < 6
+    done = command("tune", "--resume", "results/s", "--time-limit", "5m")
+    assert done.returncode == 0, done.stdout
+    lines = (ran.directory / "trials.jsonl").read_text().splitlines()
+    epochs = [e for e in map(json.loads, lines) if e["event"] == "epoch"]
+    assert [e["metrics"]["steps"] for e in epochs] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_nested_space_a_returned_number_and_standard_input(tune: Callable[..., Ran]) -> None:
+    body = """
+    SPACE = {"optim": {"lr": tune.uniform(0, 1), "betas": (0.9, 0.99)}, "ask": tune.choice([0, 1])}
+    def train(config):
+        assert config["optim"]["betas"] == (0.9, 0.99)
+        if config["ask"]: input("continue? ")
+        return config["optim"]["lr"]
+    """
+    ran = tune(body, "--trials", "6")
+    configs = {e["trial"]: e["config"] for e in ran.of("start")}
+    for end in ran.of("end"):
+        asked = configs[end["trial"]]["ask"]
+        assert end["state"] == ("failed" if asked else "completed")
+        assert not asked or "a trial has no standard input" in end["error"]
+    assert {e["metrics"]["loss"] for e in ran.of("epoch")} == {
+        config["optim/lr"] for config in configs.values() if not config["ask"]
+    }
+
+
+def test_a_renamed_study_is_the_study_of_its_directory(
+    tune: Callable[..., Ran], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    body = "SPACE = {'x': tune.uniform(0, 1)}\ndef train(config): return config['x']\n"
+    ran = tune(body, "--trials", "1")
+    ran.directory.rename(tmp_path / "results" / "renamed")
+    assert command("tune", "--resume", "results/renamed", "--trials", "2").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["renamed"]
+
+
+def test_train_says_that_the_metric_never_came(command: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "SPACE = {'x': 1}\ndef train(config): yield {'acc': 0.5, 'note': 'text', 'none': None}\n"
+    )
+    done = command("train", "--trainable", "mine.py:train")
+    assert done.returncode == 1
+    assert "acc=0.5 note=text none=None" in done.stdout
+    assert "without reporting 'loss'" in done.stdout
+    assert command("train", "--trainable", "mine.py:train", "--metric", "acc").returncode == 0
