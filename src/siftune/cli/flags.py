@@ -138,11 +138,10 @@ def read_study(flags: Mapping[str, Any]) -> tuple[StudyRequest, bool]:
 
 
 def split_resume(arguments: argparse.Namespace) -> None:
-    """Turns `--resume results/NAME`, the path of a study directory, into --results and a name."""
-    if arguments.resume and "/" in arguments.resume:
-        directory = Path(arguments.resume)
-        if (directory / "study.yaml").is_file():
-            arguments.results, arguments.resume = directory.parent, directory.resolve().name
+    """Turns `--resume results/NAME`, the path of a study in the results, into its name."""
+    path = Path(arguments.resume or "")
+    if "/" in str(path) and path.parent.resolve() == arguments.results.resolve():
+        arguments.resume = path.name
 
 
 def _read_resumed(
