@@ -8,6 +8,7 @@ import pytest
 
 from siftune.cli import flags
 from siftune.errors import UsageError
+from siftune.study.planning import plan
 from siftune.study.reading import read_resumed, read_saved
 from siftune.study.request import StudyRequest, flag, is_name, settings
 
@@ -131,3 +132,14 @@ def test_an_impossible_pattern_is_a_mistake() -> None:
             study(metric_patterns=[pattern])
     with pytest.raises(UsageError, match=r"--metric-file must be a \.csv"):
         study(metric_file="log.txt")
+
+
+def test_a_study_keeps_the_rungs_that_it_began_with(tmp_path: Path) -> None:
+    """Earlier versions began at epoch 1 and did not write it; later ones write what they chose."""
+    text = "name: s\ntrainable: mnist\nsearcher: random\nscheduler: asha\ntrials: 4\n"
+    (tmp_path / "study.yaml").write_text(text)
+    assert read_resumed(tmp_path, {}).scheduler_options == {"grace_epochs": 1}
+    (tmp_path / "study.yaml").write_text(text + "scheduler_options: {grace_epochs: 2}\n")
+    assert read_resumed(tmp_path, {}).scheduler_options == {"grace_epochs": 2}
+    planned, _ = plan(study(scheduler="asha", trials="50", set=["epochs=81"]), slots=1)
+    assert planned.scheduler_options == {"grace_epochs": 3}

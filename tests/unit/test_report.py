@@ -160,6 +160,7 @@ def test_a_torn_last_line_did_not_happen(written: Written, cut: int) -> None:
 def test_whatever_the_study_says_is_text(written: Written) -> None:
     study = written(
         metric=HOSTILE,
+        mode="min",
         trainable=f"{HOSTILE}.py:f",
         trainable_options={HOSTILE: HOSTILE},
         space={"act": f"choice([{HOSTILE!r}, 'b'])", "note": HOSTILE},

@@ -6,7 +6,7 @@ import pytest
 
 from siftune.errors import UsageError
 from siftune.schedulers import SCHEDULERS
-from siftune.schedulers.asha import Asha
+from siftune.schedulers.asha import Asha, default_grace
 from siftune.schedulers.base import Clone, Decision, Resume, Scheduler, Stop
 from siftune.schedulers.bohb import BohbHyperBand
 from siftune.schedulers.hyperband import HyperBand, brackets
@@ -47,7 +47,7 @@ def test_options_are_those_with_a_default() -> None:
     known = {name: SCHEDULERS.options(name) for name in SCHEDULERS}
     assert known == {
         "none": {},
-        "asha": {"eta": 3, "grace_epochs": 1},
+        "asha": {"eta": 3, "grace_epochs": None},
         "hyperband": {"eta": 3},
         "bohb": {"eta": 3},
         "median": {"grace_epochs": 1, "min_trials": 3},
@@ -97,7 +97,7 @@ def test_none_stops_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "rungs"),
     [
-        ({}, [1, 3]),  # not 9: stopping there would save nothing
+        ({}, [3]),  # 8 trials support one halving; not 9: stopping there would save nothing
         ({"eta": 2}, [1, 2, 4, 8]),
         ({"grace_epochs": 2}, [2, 6]),
         ({"grace_epochs": 9}, []),
@@ -107,8 +107,21 @@ def test_asha_rungs(options: dict, rungs: list[int]) -> None:
     assert Asha(**needs(), **options).rungs == rungs
 
 
+@pytest.mark.parametrize(
+    ("max_epochs", "trials", "grace"),
+    [(81, 81, 1), (81, 50, 3), (100, 12, 11), (5, 50, 1), (100, 2, 99), (2, 1, 1), (1, 50, 1)],
+)
+def test_asha_s_first_rung_follows_from_the_budget(
+    max_epochs: int, trials: int, grace: int
+) -> None:
+    assert default_grace(max_epochs, trials, 3) == grace
+    budget = {"max_epochs": max_epochs, "trials": trials}
+    assert Asha.resolve({}, **budget) == {"grace_epochs": grace}
+    assert Asha.resolve({"grace_epochs": 7}, **budget) == {"grace_epochs": 7}
+
+
 def test_asha_stops_all_but_the_best_third_of_those_that_came() -> None:
-    scheduler = Asha(**needs())
+    scheduler = Asha(**needs(), grace_epochs=1)
     assert report(scheduler, 1, a=5.0, b=6.0, c=4.0, d=4.5, e=3.0) == [
         CONTINUE,  # the first is the best so far
         STOP,
