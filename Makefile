@@ -16,9 +16,9 @@ WORDS = words=$$(xargs -r printf '%q ' <<< "$$ARGS") && eval "set -- $$words"
 
 # The variables that submit.sh, status.sh and build.sh read.
 export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE KEY
-export RESTARTS RESUME DRY_RUN ARGS STUDY RESULTS REQUIREMENTS
+export RESTARTS RESUME DRY_RUN ARGS STUDY RESULTS REQUIREMENTS CASES
 
-.PHONY: help setup new tune image overlay sbom sign verify dist submit grow status cancel logs check test test-arm test-oldest-ray lint \
+.PHONY: help setup new tune image overlay sbom sign verify dist submit grow status cancel logs check cases test test-arm test-oldest-ray lint \
 	bench soak cluster cluster-down lock clean
 
 help: ## lists these commands
@@ -27,6 +27,7 @@ help: ## lists these commands
 setup: $(VENV)/ready ## creates the environment for tune and test in .venv, from the lock file
 
 $(VENV)/ready: $(LOCKS)/bootstrap.lock $(LOCKS)/dev.lock pyproject.toml
+	@echo "installing the environment in $(VENV): about 6 GB, a minute with a fast network"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q --require-hashes -r $(LOCKS)/bootstrap.lock
 	$(UV) pip install -q --python $(VENV)/bin/python --require-hashes --no-deps --compile-bytecode \
@@ -76,6 +77,9 @@ logs: ## follows the log of the newest job
 check: lint ## for daily work: checks style and types, and runs the tests that need neither Ray nor the cluster; ARGS="-k journal"
 	@$(WORDS) && $(VENV)/bin/python -m tests check "$$@"
 
+cases: setup ## runs a directory of cases, each with a run.sh that exits with 0 if the behaviour is right: CASES=DIR
+	@$(VENV)/bin/python -m tests cases "$${CASES:?give the directory of cases: make cases CASES=DIR}"
+
 test: lint ## runs all tests; ARGS="tests/unit"
 	@$(WORDS) && $(VENV)/bin/python -m tests "$$@"
 
@@ -114,10 +118,10 @@ cluster-down: ## stops the virtual cluster
 	tests/cluster/down.sh
 
 lock: setup ## updates all lock files, for the image and for development, from pyproject.toml
-	$(COMPILE) pyproject.toml --overrides $(LOCKS)/site.overrides -o $(LOCKS)/site.lock
-	$(COMPILE) pyproject.toml -c $(LOCKS)/site.lock -o $(LOCKS)/cu13.lock
-	$(COMPILE) pyproject.toml -c $(LOCKS)/site.lock -c $(LOCKS)/cu12.constraints -o $(LOCKS)/cu12.lock
-	$(COMPILE) pyproject.toml --group dev -c $(LOCKS)/cu13.lock -o $(LOCKS)/dev.lock
+	$(COMPILE) pyproject.toml --extra hebo --overrides $(LOCKS)/site.overrides -o $(LOCKS)/site.lock
+	$(COMPILE) pyproject.toml --extra hebo -c $(LOCKS)/site.lock -o $(LOCKS)/cu13.lock
+	$(COMPILE) pyproject.toml --extra hebo -c $(LOCKS)/site.lock -c $(LOCKS)/cu12.constraints -o $(LOCKS)/cu12.lock
+	$(COMPILE) pyproject.toml --extra hebo --group dev -c $(LOCKS)/cu13.lock -o $(LOCKS)/dev.lock
 	$(COMPILE) --group bench --no-deps -c $(LOCKS)/dev.lock -o $(LOCKS)/bench.lock
 	$(COMPILE) --group bootstrap -c $(LOCKS)/dev.lock -o $(LOCKS)/bootstrap.lock
 

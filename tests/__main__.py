@@ -12,6 +12,7 @@ must interrupt at a certain moment run last, on their own.
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 PYTEST = [sys.executable, "-m", "pytest"]
 CLUSTER = ["tests/cluster", "tests/container"]
@@ -25,6 +26,8 @@ MOMENTS = ["tests/ray", *(f"--ignore={file}" for file in WHOLE)]
 def main(words: list[str]) -> int:
     if words[:1] == ["check"]:
         return subprocess.call([*PYTEST, *LIGHT, *SPREAD, *words[1:]])
+    if words[:1] == ["cases"]:
+        return _cases(Path(words[1]))
     if words:
         return subprocess.call([*PYTEST, *words])
     # The cluster's tests have deadlines of seconds, so the tests beside them get a lower priority.
@@ -32,6 +35,19 @@ def main(words: list[str]) -> int:
         light = beside.submit(lambda: max(_pytest(LIGHT, nice=10), _pytest(WHOLE, nice=10)))
         worst = max(_pytest(CLUSTER), light.result())
     return max(worst, _pytest(MOMENTS))
+
+
+def _cases(directory: Path) -> int:
+    """Runs each case of a directory: `NAME/run.sh PROJECT`. Returns 1 if one fails."""
+    root, failed = Path(__file__).parents[1], 0
+    for case in sorted(directory.glob("*/run.sh")):
+        command = ["bash", str(case.absolute()), str(root)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        first = next(iter((done.stdout or done.stderr).splitlines()), "")
+        word = "ok" if done.returncode == 0 else "FAILED"
+        print(f"{word:7}{case.parent.name}: {first}", flush=True)
+        failed |= done.returncode != 0
+    return int(failed)
 
 
 def _pytest(words: list[str], nice: int = 0) -> int:

@@ -36,7 +36,13 @@ class Catalogue(Mapping[str, str]):
     def load(self, name: str) -> Any:
         """Imports and returns the class."""
         module, _, attribute = self[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"{self.kind} {name!r} needs the package {error.name!r}, which is not installed: "
+                "use the image or `make setup`, which have it, or install it"
+            ) from error
 
     def name_mistakes(self, name: str, *, also: tuple[str, ...] = ()) -> list[str]:
         """Returns a message that lists the known names if `name` is unknown, else []."""

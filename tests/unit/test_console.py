@@ -107,3 +107,27 @@ def test_an_interrupted_study_is_in_the_table_from_its_first_event_on(study: Stu
     progress.replay(log)
     run(progress, 1, epochs=1)
     assert "5 of 400 trials done, 1 running" in text(table)
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+@pytest.mark.parametrize("metric", ["loss", "validation/mean_average_precision_loss"])
+def test_state_epoch_and_metric_are_readable_at_any_width(width: int, metric: str) -> None:
+    """With the default space, of 17 parameters, whose configs are cut."""
+    layer = {"trainable": "mnist", "name": "s", "metric": metric, "mode": "min", "trials": 40}
+    study = plan(read([layer], {}), slots=4)[0]
+    table = Table(study)
+    progress = progress_of(study, table)
+    for _ in range(30):
+        trial = progress.begin()
+        assert trial is not None
+        progress.report(trial.trial, 1, {metric: 0.123456}, seconds=0.1)
+        progress.end(trial.trial, "completed")
+    output = io.StringIO()
+    table.live.console = console = Console(file=output, width=width, height=20)
+    console.print(table._render())
+    lines = output.getvalue().splitlines()
+    assert len(lines) <= 20  # the title and the header stay in sight
+    rows = [line for line in lines if "00" in line and "completed" in line]
+    assert len(rows) >= 10
+    assert all("0.1235" in row and "lr=" in row for row in rows)
+    assert all(len(line) <= width for line in lines)

@@ -45,7 +45,7 @@ def tune(
         (["--scheduler", "foo"], ["unknown scheduler 'foo'", "asha", "pbt"]),
         (["--preset", "foo"], ["unknown preset 'foo'", "mnist, quick"]),
         (["--trainable", "foo"], ["unknown trainable 'foo'", "mnist", "FILE.py:FUNC"]),
-        (["--trainable", "no.py:f"], ["no.py is not a Python file"]),
+        (["--trainable", "no.py:f"], ["no.py does not exist"]),
         (["--set", "foo=1"], ["unknown parameter 'foo'", "conv3_channels"]),
         (["--set", "lr"], ["--set must be NAME=VALUE", "'lr'"]),
         (["--set", "lr=uniform(3, 1)"], ["'lr'", "low must not be above high", "3"]),

@@ -1,1 +1,31 @@
-"""The command line, with one module for each command."""
+"""The command line: one module for each command, and `siftune COMMAND`, which calls it."""
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "tune": "runs a study",
+    "train": "trains one config alone, or evaluates the best weights",
+    "status": "says how studies are doing",
+    "logs": "prints what a trial has printed",
+    "report": "writes report.html",
+    "doctor": "says what this machine can do",
+    "data": "fetches MNIST",
+    "new": "writes a small trainable to start from",
+}
+
+
+def main() -> int:
+    """Runs `siftune COMMAND …`."""
+    command, *words = sys.argv[1:] or ["--help"]
+    if command in COMMANDS:
+        module = import_module(f"siftune.cli.{command}")
+        status: int = module.main(words)
+        return status
+    print("usage: siftune COMMAND [--help]\n")
+    for name, does in COMMANDS.items():
+        print(f"  {name:8}{does}")
+    if command in ("-h", "--help"):
+        return 0
+    print(f"\nsiftune: unknown command {command!r}", file=sys.stderr)
+    return 2

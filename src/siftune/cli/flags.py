@@ -121,6 +121,7 @@ def read_study(flags: Mapping[str, Any]) -> tuple[StudyRequest, bool]:
     if flags["config"]:
         # The name in the file is not used: running the file again makes a new study.
         base = mistakes.attempt(dict[str, Any](), reading.read_study_yaml, flags["config"])
+        mistakes.check()  # without the file nothing more can be said
         base.pop("name", None)
     elif flags["preset"] in presets.PRESETS:
         base = presets.PRESETS[flags["preset"]]

@@ -62,10 +62,12 @@ def evaluate(best: Path, *, data: Path) -> dict[str, float]:
         study = read_saved(best.parent)
     except (OSError, json.JSONDecodeError) as error:
         raise UsageError(f"cannot read {best}: {error}") from None
+    if not record.get("checkpoint"):
+        raise UsageError(f"{best} names no weights: the trainable saved no checkpoint")
     if study.trainable not in TRAINABLES:
         raise UsageError(
-            f"{study.trainable} is your own code, so siftune cannot evaluate it: load "
-            f"{record.get('checkpoint')} in your code and evaluate it there"
+            f"only built-in trainables can be evaluated here: load {record['checkpoint']} with the "
+            f"code of {study.trainable}"
         )
     weights = best.parent / str(record["checkpoint"])
     if not weights.resolve().is_relative_to(best.parent.resolve()):

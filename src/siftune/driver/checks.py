@@ -133,3 +133,8 @@ def notes(study: Study, nodes: list[Node], slots: int) -> Iterator[str]:
             f"training on a part of the data set: {study.trainable_options['images']:,} of MNIST's "
             "60,000 training images; --preset mnist uses all of them"
         )
+    if study.trainable == "sklearn" and not study.trainable_options.get("table"):
+        yield (
+            "no table is given, so trials train on scikit-learn's handwritten digits: "
+            "--trainable-arg table=FILE.csv --trainable-arg target=COLUMN names yours"
+        )

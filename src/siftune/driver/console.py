@@ -149,10 +149,14 @@ class Table:
             rows, best = list(self._rows.values()), self._best
         if not rows:
             return Text("starting Ray …", style="dim")
-        table = RichTable(title=Text(self._headline(rows, best)), title_justify="left")
-        for column in ("trial", "state", "epoch", self._study.metric, "config"):
-            table.add_column(column, no_wrap=True, overflow="ellipsis")
-        for row in self._shown(rows, best):
+        table = RichTable(title=Text(self._headline(rows, best)), title_justify="left", expand=True)
+        for column in ("trial", "state", "epoch"):
+            table.add_column(column, no_wrap=True, min_width=len("completed" * (column == "state")))
+        # Long names of metrics are cut, their values are not; the config gets what is left.
+        table.add_column(self._study.metric, no_wrap=True, min_width=9, max_width=20)
+        table.add_column("config", no_wrap=True, overflow="ellipsis", ratio=1)
+        height = self.live.console.height - 7  # title, header and frame stay in sight
+        for row in self._shown(rows, best, most=max(1, min(_ROWS, height))):
             is_best = best is not None and best.trial == row.trial
             table.add_row(
                 row.trial,
@@ -186,10 +190,10 @@ class Table:
         return left if limit is None else min(left, max(0.0, limit - spent))
 
     @staticmethod
-    def _shown(rows: Sequence[_Row], best: Best | None) -> list[_Row]:
+    def _shown(rows: Sequence[_Row], best: Best | None, most: int) -> list[_Row]:
         """Returns the rows to draw: the best, the running and the latest other trials, in order."""
         first = {
             r.trial: r for r in rows if r.state == "running" or r.trial == (best and best.trial)
         }
         others = [row for row in reversed(rows) if row.trial not in first]
-        return sorted([*first.values(), *others][:_ROWS], key=lambda row: row.trial)
+        return sorted([*first.values(), *others][:most], key=lambda row: row.trial)

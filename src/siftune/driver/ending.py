@@ -1,10 +1,12 @@
 """The end of a study: its report, its last messages, and the exit code of the driver."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
 from siftune.driver.progress import Progress
+from siftune.machine.packages import in_container
 
 FINISHED, FAILED, RESUMABLE = 0, 1, 75  # exit codes
 
@@ -26,6 +28,18 @@ def say_stopped(reason: str, study: str) -> None:
     print(f"fix this, then resume with --resume {study}", file=sys.stderr, flush=True)
 
 
+def resume_command(directory: Path) -> str:
+    """Returns the command that resumes a study, to be pasted."""
+    if in_container():
+        image = os.path.relpath(os.environ.get("APPTAINER_CONTAINER", "tune.sif"))
+        command = f"apptainer run {'--nv ' if Path('/dev/nvidiactl').exists() else ''}{image}"
+    else:
+        command = f"{os.path.relpath(sys.executable)} {os.path.relpath(sys.argv[0])}"
+    parent = os.path.relpath(directory.parent)
+    results = "" if parent == "results" else f" --results {shlex.quote(parent)}"
+    return f"{command} --resume {directory.name}{results}"
+
+
 def conclude(progress: Progress, directory: Path) -> int:
     """Prints the results and returns the exit code."""
     states = progress.by_state()
@@ -42,9 +56,10 @@ def conclude(progress: Progress, directory: Path) -> int:
         active = progress.study.space.active(best.config)
         for name, value in best.config.items():
             print(f"  {name}: {value}{'' if name in active else ' (has no effect here)'}")
-    print(f"results are in {os.path.relpath(directory)}")
+    shown = os.path.relpath(directory)
+    print(f"results are in {shown}; the report is {shown}/report.html")
     if not progress.done:
-        print(f"the study is not finished: resume it with --resume {directory.name}")
+        print(f"the study is not finished. Resume it with\n  {resume_command(directory)}")
         return RESUMABLE
     if not states["completed"] and not states["pruned"]:
         print("no trial succeeded: see the errors in trials.jsonl", file=sys.stderr)

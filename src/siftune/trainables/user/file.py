@@ -1,5 +1,6 @@
 """Loads a user's Python file as a module."""
 
+import difflib
 import importlib.util
 import sys
 from contextlib import suppress
@@ -28,9 +29,11 @@ def load_file(path: Path) -> ModuleType:
         raise UsageError(
             f"{path} has the name of another module, {name!r}, and would shadow it: rename the file"
         )
+    if not _is_file(path):
+        raise UsageError(f"{path} does not exist{_similar(path)}")
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not _is_file(path):
-        raise UsageError(f"{path} is not a Python file, or does not exist")
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     _loaded.add(name)
@@ -46,6 +49,15 @@ def load_file(path: Path) -> ModuleType:
             message += how_to_install(path)
         raise UsageError(message) from error
     return module
+
+
+def _similar(path: Path) -> str:
+    """Returns a file beside it that may be meant, as the end of a message."""
+    with suppress(OSError):
+        names = [other.name for other in path.parent.glob("*.py")]
+        if close := difflib.get_close_matches(path.name, names, n=1):
+            return f"; there is {path.with_name(close[0])}"
+    return ""
 
 
 def _same(module: ModuleType, path: Path) -> bool:
