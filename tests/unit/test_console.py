@@ -114,6 +114,7 @@ def test_an_interrupted_study_is_in_the_table_from_its_first_event_on(study: Stu
 def test_state_epoch_and_metric_are_readable_at_any_width(width: int, metric: str) -> None:
     """With the default space, of 17 parameters, whose configs are cut."""
     layer = {"trainable": "mnist", "name": "s", "metric": metric, "mode": "min", "trials": 40}
+    layer |= {"searcher": "random", "scheduler": "none"}
     study = plan(read([layer], {}), slots=4)[0]
     table = Table(study)
     progress = progress_of(study, table)
