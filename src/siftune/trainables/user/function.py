@@ -106,7 +106,7 @@ class UserFunction(Trainable):
                 report(metrics)
         elif isinstance(output, Mapping):
             report(output)
-        elif output is not None and not isinstance(output, str):
+        elif isinstance(output, int | float) or hasattr(output, "item"):
             report({self._metric: output})
 
     def _function(self) -> Callable[[Config], Any]:
