@@ -56,7 +56,9 @@ def test_learns_a_table(tmp_path: Path) -> None:
     [
         (None, "cannot read the table"),
         ("a,b\n1,2\n", "has no column 'kind': set --trainable-arg target= to one of a, b"),
-        ("a,kind\nx,1\ny,2\n", "every column but 'kind' must hold numbers"),
+        ("a,kind\n1,1\n,2\n", "a number is missing in column 'a'"),
+        ("a,kind\n1,1\n2\n", "every line must have 2 values"),
+        ("kind\n1\n2\n", "no column beside 'kind'"),
         ("a,kind\n1,x\nnan,y\n", "a number is missing"),
         ("a,kind\n1,x\n2,y\n", "too few lines"),
         ("", "cannot read the table"),
@@ -74,3 +76,13 @@ def test_a_step_that_is_too_long_is_said() -> None:
     wild = CONFIG | {"lr": 1e308, "schedule": "constant"}
     with pytest.raises(FloatingPointError, match="epoch 1"):
         list(sklearn.Sklearn(**DIGITS).epochs(wild, start=None))
+
+
+def test_columns_of_text_become_zeros_and_ones(tmp_path: Path) -> None:
+    rows = [
+        f"{k % 7},{('red', 'green', 'blue')[k % 3]},{'yes' if k % 3 else 'no'}" for k in range(90)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["size,colour,good", *rows]) + "\n")
+    options = {"table": str(tmp_path / "t.csv"), "target": "good"}
+    *_, (last, _) = sklearn.Sklearn(**DIGITS, **options).epochs(CONFIG, start=None)
+    assert last["val_accuracy"] == 1.0

@@ -14,7 +14,7 @@ DEFAULT_TRIALS = 50
 
 
 def plan(
-    request: StudyRequest, *, slots: int, gpus_per_trial: float | None = None
+    request: StudyRequest, *, slots: int, gpus_per_trial: float = 0
 ) -> tuple[Study, list[str]]:
     """Returns the planned study, and a sentence for each choice that the user should see.
 
@@ -39,7 +39,7 @@ def plan(
         searcher=searcher,
         scheduler=request.scheduler or default_scheduler(searcher),
         trials=_trials(request, searcher, notes),
-        gpus_per_trial=gpus_per_trial or 0,
+        gpus_per_trial=gpus_per_trial,
     )
     options = SCHEDULERS.load(study.scheduler).resolve(
         study.scheduler_options, max_epochs=study.max_epochs, trials=study.trials

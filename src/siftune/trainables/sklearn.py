@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ SPACE: dict[str, Any] = {
 }
 
 STATE_FILE = "state.npz"
+_MOST_WORDS = 100  # of a column of text
 
 Floats = NDArray[np.float64]
 
@@ -58,10 +59,8 @@ class Sklearn(BuiltIn):
     several_processes = False
 
     def __init__(self, *, data: Path, seed: int, table: str = "", target: str = "") -> None:
-        """`table`: a CSV file with a header line [the digits].
-
-        `target`: the column with the class. All other columns must hold numbers.
-        """
+        """`table`: a CSV file with a header line and numbers or words in its columns, of which
+        `target` is the class; [the digits]."""
         super().__init__(data=data, seed=seed)
         self._table = table
         self._target = target
@@ -186,12 +185,40 @@ def _read(file: Path, target: str) -> tuple[Floats, list[str]]:
             f"{file} has no column {target!r}: set --trainable-arg target= to one of "
             f"{', '.join(names)}"
         )
-    column = names.index(target)
-    classes = [row.pop(column) for row in rows if row]
+    rows = [row for row in rows if row]
+    if any(len(row) != len(names) for row in rows):
+        raise DataError(f"{file}: every line must have {len(names)} values, as the first has names")
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
+    classes = list(columns.pop(target, ()))
+    encoded = [_encode(file, name, values) for name, values in columns.items()]
+    if not encoded:
+        raise DataError(f"{file} has no line, or no column beside {target!r}")
+    return np.concatenate(encoded, axis=1), classes
+
+
+def _encode(file: Path, name: str, values: Sequence[str]) -> Floats:
+    """Returns a column of numbers, float64 [N, 1]; of a column of text, which one of its K words
+    each line has, as zeros and ones, float64 [N, K]."""
     try:
-        features = np.array([row for row in rows if row], dtype=np.float64)
-    except ValueError as error:
-        raise DataError(f"{file}: every column but {target!r} must hold numbers: {error}") from None
-    if not np.isfinite(features).all():
-        raise DataError(f"{file}: a number is missing or not finite")
-    return features, classes
+        numbers = np.array(values, dtype=np.float64)
+    except ValueError:
+        words = sorted(set(values))
+        if "" in words and all(_is_number(word) for word in words if word):
+            raise DataError(f"{file}: a number is missing in column {name!r}") from None
+        if len(words) > _MOST_WORDS:
+            raise DataError(
+                f"{file}: column {name!r} has {len(words)} different words: remove it, or make it "
+                "a number"
+            ) from None
+        return np.array([[float(value == word) for word in words] for value in values])
+    if not np.isfinite(numbers).all():
+        raise DataError(f"{file}: a number is missing or not finite in column {name!r}")
+    return numbers[:, None]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -11,12 +11,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from siftune.trainables.base import Report
 from siftune.trainables.user.printed import PrintedMetrics
 
 _POLL_S = 0.3  # between two looks at the file
+_END_S = 1.0  # for the last lines of children; one that lives on keeps its output open
 
 
 class Printed:
@@ -98,7 +99,7 @@ def _children(printed: Printed) -> Iterator[TextIO]:
         yield to
     finally:
         os.dup2(original, 1)  # closes the last writing end, unless a child lives on
-        thread.join(timeout=5)
+        thread.join(timeout=_END_S)
 
 
 def _text(descriptor: int) -> TextIO:
@@ -132,6 +133,14 @@ class _Lines(io.TextIOBase):
     def fileno(self) -> int:
         return 1
 
+    @property
+    def buffer(self) -> BinaryIO:
+        """For scripts that write bytes: these lines are not read."""
+        return self._to.buffer
+
+    def reconfigure(self, **options: Any) -> None:
+        """For scripts that set the encoding or the buffering, which stay as they are."""
+
     def write(self, text: str) -> int:
         *whole, self._unfinished = (self._unfinished + text).split("\n")
         for line in whole:
@@ -160,6 +169,9 @@ class _Errors(io.TextIOBase):
 
     def fileno(self) -> int:
         return 2
+
+    def reconfigure(self, **options: Any) -> None:
+        """As that of standard output."""
 
     def write(self, text: str) -> int:
         self._printed.take_error(text)
