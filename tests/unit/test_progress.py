@@ -29,6 +29,8 @@ SPACE = {
 }
 FINITE = {"width": "choice([8, 16, 32])", "depth": "choice([1, 2]) if width > 8", "epochs": 4}
 PAIRS = [(s, c) for s in SEARCHERS for c in SCHEDULERS if refusal(s, c) is None]
+# A proposal of HEBO's model takes seconds: tests/ray has it with the other schedulers too.
+LIGHT_PAIRS = [(s, c) for s, c in PAIRS if s != "hebo" or c in ("none", "hyperband")]
 # Few trials before the first model, so that most interruptions come after it.
 SEARCHER_OPTIONS = {name: {"startup": 3} for name in ("optuna", "hebo", "bayesopt")}
 SEARCHER_OPTIONS["bohb"] = {"min_points": 2}
@@ -129,7 +131,7 @@ def told(log: list[Event]) -> list[Event]:
     return events
 
 
-@pytest.mark.parametrize(("searcher", "scheduler"), PAIRS)
+@pytest.mark.parametrize(("searcher", "scheduler"), LIGHT_PAIRS)
 def test_killed_after_any_line_and_once_more_it_is_the_same_study(
     searcher: str, scheduler: str
 ) -> None:
