@@ -26,7 +26,7 @@ HOUSE = (
     ("errors",),
 )
 LEVEL = {room: level for level, rooms in enumerate(HOUSE) for room in rooms}
-MOST_ENTRIES = 12  # in a room; the package itself contains the rooms
+MOST_ENTRIES = 13  # in a room; the package itself contains the rooms
 MOST_LINES = 400  # in a file
 MOST_FUNCTION_LINES = 60
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from siftune.cli import flags
 from siftune.errors import UsageError
+from siftune.trainables import TrainableSpec, how_to_report
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,6 +31,11 @@ def parser() -> argparse.ArgumentParser:
             "seed",
         ),
     )
+    p.add_argument(
+        "--check",
+        action="store_true",
+        help="train one epoch, kill the trial and resume it, and say what would not survive",
+    )
     weights = p.add_argument_group("weights and data")
     weights.add_argument(
         "--from",
@@ -46,8 +52,6 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = flags.parse(parser(), argv)
     from siftune.cli import one_config
-    from siftune.record.wording import short
-    from siftune.trainables import how_to_report
     from siftune.trainables.datasets import DataError
 
     try:
@@ -57,21 +61,40 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         trainable, config, given = flags.read_trial(vars(arguments))
         print("config:", *(f"{name}={value}" for name, value in config.items()), flush=True)
-        metric, came = trainable.printed.metric, False
-
-        def show(metrics: Mapping[str, Any]) -> None:
-            nonlocal came
-            came = came or metric in metrics
-            print(*(f"{name}={short(v, most=200)}" for name, v in metrics.items()), flush=True)
-
-        one_config.train(trainable, given, show, save_to=arguments.save)
-        if not came:
-            advice = how_to_report(trainable.name, metric)
-            print(f"train: it ended without reporting {metric!r}: {advice}", file=sys.stderr)
-            return 1
+        if arguments.check:
+            return _check(trainable, given)
+        return _train(trainable, given, arguments.save)
     except UsageError as error:
         return flags.say_mistakes("train", error.mistakes)
     except DataError as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
-    return 0
+
+
+def _train(trainable: TrainableSpec, config: dict[str, Any], save_to: Path | None) -> int:
+    from siftune.cli import one_config
+    from siftune.record.wording import short
+
+    metric, came = trainable.printed.metric, False
+
+    def show(metrics: Mapping[str, Any]) -> None:
+        nonlocal came
+        came = came or metric in metrics
+        print(*(f"{name}={short(v, most=200)}" for name, v in metrics.items()), flush=True)
+
+    one_config.train(trainable, config, show, save_to=save_to)
+    if came:
+        return 0
+    advice = how_to_report(trainable.name, metric)
+    print(f"train: it ended without reporting {metric!r}: {advice}", file=sys.stderr)
+    return 1
+
+
+def _check(trainable: TrainableSpec, config: dict[str, Any]) -> int:
+    from siftune.cli import check
+
+    failed = False
+    for name, finding in check.findings(trainable, config):
+        print(finding.line(name), flush=True)
+        failed |= finding.level == "fail"
+    return int(failed)
