@@ -126,6 +126,35 @@ def test_a_trial_works_in_its_own_directory_and_reads_what_lies_where_it_was_lau
     assert (own / "log.txt").read_text() == "said\n"
 
 
+def test_results_are_the_trials_own_even_if_their_directory_existed(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "log.txt").write_text("of something else")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "start.pt").write_text("weights")
+    (tmp_path / "best.pt").write_text("")
+    for name in ("best.pt", "checkpoints/start.pt"):
+        os.utime(tmp_path / name, (1, 1))
+    body = """
+    from pathlib import Path
+    def train(config):
+        print("said", flush=True)
+        Path("checkpoints/epoch1.pt").write_text("own")
+        Path("best.pt").write_text("shared")
+        tune.report({"read": Path("checkpoints/start.pt").read_text()})
+    """
+    _, first = start(body)
+    own = tmp_path / "study" / "trials" / "0001"
+    assert metrics(first) == {"read": "weights"}
+    assert (own / "checkpoints" / "epoch1.pt").read_text() == "own"
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["start.pt"]
+    assert (own / "log.txt").read_text() == "said\n"
+    assert (tmp_path / "log.txt").read_text() == "of something else"
+    # It cannot be prevented, so the study says it.
+    assert directory.overwritten(tmp_path, since=1) == [tmp_path / "best.pt"]
+    assert directory.overwritten(tmp_path, since=time.time() + 1) == []
+
+
 def test_a_second_run_of_a_trial_finds_its_directory_and_adds_to_its_log(
     start: Start, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from siftune.record.wording import duration, settings, short
 from siftune.space import Config
 from siftune.study import layout
 from siftune.study.study import Study
+from siftune.trial import directory
 
 _ROWS = 16  # the most that the table shows
 
@@ -76,9 +77,9 @@ class Lines:
 class LogTails:
     """A sink of events that shows the end of a trial's log when the trial fails, once per error."""
 
-    def __init__(self, view: View, directory: Path) -> None:
+    def __init__(self, view: View, study: Path) -> None:
         self._view = view
-        self._directory = directory
+        self._directory = study
         self._shown: set[str] = set()
 
     def __call__(self, event: Event, progress: Progress) -> None:
@@ -91,6 +92,27 @@ class LogTails:
             self._view.say(f"the log of trial {event['trial']} ends with, in {path}:")
             for line in lines:
                 self._view.say(f"  | {line}")
+
+
+class SharedFiles:
+    """A sink of events that says, once, that trials overwrite a file of the launch directory."""
+
+    def __init__(self, view: View, launched_in: Path) -> None:
+        self._view = view
+        self._launched_in = launched_in
+        self._since = time.time()
+        self._looks = 3  # after the first ends of trials: the others do the same
+
+    def __call__(self, event: Event, progress: Progress) -> None:
+        if event["event"] != "end" or not self._looks or progress.study.workdir != "trial":
+            return
+        self._looks -= 1
+        if changed := directory.overwritten(self._launched_in, since=self._since):
+            self._looks = 0
+            self._view.say(
+                f"{changed[0]} has changed since the study started. If trials write to it, they "
+                "overwrite each other's files: use a new name, or a path in $SIFTUNE_TRIAL_DIR"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,12 @@ class _Run:
                 self.study.build_scheduler(),
                 slots=slots,
                 write=partial(self._append, log),
-                sinks=(BestWriter(log), view, console.LogTails(view, self.directory)),
+                sinks=(
+                    BestWriter(log),
+                    view,
+                    console.LogTails(view, self.directory),
+                    console.SharedFiles(view, Path.cwd()),
+                ),
             )
             progress.replay(events)
             write_best(log, progress)  # a kill may have prevented writing best.json
