@@ -564,3 +564,21 @@ def test_a_log_keeps_its_end(tmp_path: Path) -> None:
     before = log.read_text()
     directory.cut(log, keep=3000)
     assert log.read_text() == before
+
+
+def test_the_help_of_a_script_is_read_once_for_all_trials(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import argparse, pathlib\n"
+        f"with open({str(tmp_path / 'starts')!r}, 'a') as file: file.write('start ')\n"
+        "p = argparse.ArgumentParser()\np.add_argument('data')\np.add_argument('--x')\n"
+        "print('{\"loss\": ' + p.parse_args().x + '}')\n"
+    )
+    trainable = TrainableSpec(
+        name=str(tmp_path / "script.py"), data=tmp_path, options={"args": "images"}
+    )
+    server = Server(Setup(trainable=trainable, study=tmp_path / "study", launched_in=tmp_path))
+    for trial in ("0001", "0002", "0003"):
+        host = Host(server)
+        assert metrics(host.begin(Begin(trial=trial, config={"x": 1}, run="a"))) == {"loss": 1}
+        host.stop()
+    assert (tmp_path / "starts").read_text().split() == ["start"] * 4
