@@ -113,15 +113,37 @@ def test_a_class_of_ray_tunes_is_trained_and_goes_on_from_its_checkpoint(
                 os.kill(os.getpid(), signal.SIGKILL)
             return {"loss": self.config["x"], "steps": self.steps}
         def save_checkpoint(self, directory):
-            Path(directory, "steps").write_text(str(self.steps))
-        def load_checkpoint(self, directory):
-            self.steps = int(Path(directory, "steps").read_text())
+            return {"steps": self.steps}
+        def load_checkpoint(self, checkpoint):
+            self.steps = checkpoint["steps"]
+        def cleanup(self):
+            Path("cleaned").touch()
     """
     ran = tune(body, "--trials", "1")
     assert ran.status == 0, ran.output
     (restart,) = ran.of("restart")
     assert restart["epoch"] == 3
     assert [e["metrics"]["steps"] for e in ran.of("epoch")] == [1, 2, 3, 4, 5, 6]
+    assert (ran.directory / "trials/0001/cleaned").exists()
+
+
+@pytest.mark.parametrize("train", ["tune.with_parameters(f, data=[2])", "Net()"])
+def test_a_callable_object_is_trained_in_a_study_and_alone(
+    tune: Callable[..., Ran], command: Callable[..., Any], train: str
+) -> None:
+    body = f"""
+    SPACE = {{"x": tune.uniform(0, 1)}}
+    class Net:
+        def __call__(self, config): return {{"loss": 2}}
+    def f(config, data):
+        tune.report(loss=sum(data))
+    train = {train}
+    """
+    ran = tune(body, "--trials", "2")
+    assert ran.status == 0, ran.output
+    assert [e["metrics"] for e in ran.of("epoch")] == [{"loss": 2}] * 2
+    alone = command("train", "--trainable", "mine.py:train")
+    assert (alone.returncode, "loss=2" in alone.stdout) == (0, True)
 
 
 def test_a_nested_space_a_returned_number_and_standard_input(tune: Callable[..., Ran]) -> None:

@@ -49,6 +49,41 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str], int]] = {
         ["--metric", "val_loss", "--metric-file", "logs/metrics.csv"],
         3,
     ),
+    "lightning_cli": (
+        "lightning_cli.py",
+        {
+            "model": {"lr": "loguniform(1e-4, 1e-1)", "frozen": "choice([true, false])"},
+            "data.batch_size": "choice([16, 32])",
+        },
+        [
+            "--trainable-arg",
+            "args=fit --trainer.max_epochs 3 --trainer.accelerator cpu "
+            "--trainer.enable_progress_bar false "
+            "--trainer.logger CSVLogger --trainer.logger.save_dir logs",
+            "--metric",
+            "val_loss",
+            "--metric-file",
+            "logs/lightning_logs/version_*/metrics.csv",
+        ],
+        3,
+    ),
+    "mnist": (
+        "mnist.py",
+        {"lr": "loguniform(1e-2, 1)", "gamma": "uniform(0.5, 1)", "save_model": True, "epochs": 3},
+        [
+            "--metric",
+            "test_loss",
+            "--metric-pattern",
+            r"Average loss: (?P<test_loss>[0-9.]+), Accuracy: (?P<correct>[0-9]+)",
+        ],
+        3,
+    ),
+    "cross_validation": (
+        "cross_validation.py",
+        {"C": "loguniform(1e-2, 1e2)", "gamma": "loguniform(1e-4, 1)"},
+        ["--metric", "accuracy", "--metric-pattern", r"Accuracy: ([0-9.]+)"],
+        1,
+    ),
     "xgboost": (
         "boosting.py",
         {"learning_rate": "loguniform(1e-2, 1)", "library": "xgboost"},
@@ -89,5 +124,14 @@ def test_a_script_runs_as_it_is(name: str, tmp_path: Path) -> None:
                 assert found[0]["metrics"][key] == config[name_]
     if name == "hydra":
         assert (study / "trials/0001/weights").is_file()
+    if name == "mnist":
+        assert (study / "trials/0001/mnist_cnn.pt").is_file()
+        assert found[0]["metrics"]["correct"] <= found[-1]["metrics"]["correct"]
+    if name == "lightning_cli":
+        logs = study / "trials/0002/logs/lightning_logs/version_0"
+        assert f"lr: {config['model/lr']}\n" in (logs / "hparams.yaml").read_text()
+        assert (
+            f"frozen: {str(config['model/frozen']).lower()}" in (logs / "hparams.yaml").read_text()
+        )
     if name == "click":
         assert found[0]["metrics"]["data"] == "imagenet"

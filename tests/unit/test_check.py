@@ -38,6 +38,19 @@ def train(config):
 """
 
 
+CLASS = """
+from ray import tune
+SPACE = {"x": 0.5, "epochs": 4}
+class train(tune.Trainable):
+    def setup(self, config): self.value = 1.0
+    def step(self):
+        self.value *= self.config["x"]
+        return {"loss": self.value}
+    def save_checkpoint(self, directory): return {"value": self.value}
+    def load_checkpoint(self, saved): self.value = saved["value"]
+"""
+
+
 def check(tmp_path: Path, text: str, *flags: str) -> tuple[int, dict[str, str]]:
     (tmp_path / "mine.py").write_text(text)
     command = [sys.executable, str(TRAIN), "--check", "--trainable", "mine.py:train", *flags]
@@ -53,8 +66,9 @@ def check(tmp_path: Path, text: str, *flags: str) -> tuple[int, dict[str, str]]:
     return done.returncode, {name: found for name, found in lines}
 
 
-def test_a_trainable_that_survives(tmp_path: Path) -> None:
-    status, found = check(tmp_path, GOOD)
+@pytest.mark.parametrize("text", [GOOD, CLASS])
+def test_a_trainable_that_survives(tmp_path: Path, text: str) -> None:
+    status, found = check(tmp_path, text)
     assert status == 0
     assert (
         found["ok checkpoint"]

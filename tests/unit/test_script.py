@@ -1,5 +1,6 @@
 """A user's script as a trainable: it gets flags and prints lines of JSON."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from siftune.errors import UsageError
 from siftune.space import Space
-from siftune.trainables import default_space
+from siftune.trainables import TrainableSpec, default_space
 from siftune.trainables.user.printed import PrintedMetrics
 from siftune.trainables.user.script import UserScript
 
@@ -206,14 +207,19 @@ def test_patterns_find_the_metric_and_others(tmp_path: Path) -> None:
         ("m.jsonl", "open('m.jsonl', 'w').write('{\"loss\": 2}\\n{\"x\": 1}\\n')", [2]),
         ("m.json", "open('m.json', 'w').write('{\\n\"loss\": 3\\n}')", [3]),
         ("m.csv", "", []),
+        ("*/m.csv", "import os; os.mkdir('v1'); open('v1/m.csv', 'w').write('loss\\n4\\n')", [4]),
     ],
 )
 def test_a_file_of_metrics(
     name: str, code: str, expected: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "v0").mkdir()
+    (tmp_path / "v0/m.csv").write_text("loss\n9\n")  # of an earlier run
     reports = found_in(code + "\n", tmp_path, metric="loss", file=name)
     assert [report["loss"] for report in reports] == expected
+    absolute = [report["loss"] for report in found_in("", tmp_path, file=str(tmp_path / name))]
+    assert absolute == []  # nothing new
 
 
 def test_lines_of_child_processes_count(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -221,3 +227,59 @@ def test_lines_of_child_processes_count(tmp_path: Path, capfd: pytest.CaptureFix
     code += "subprocess.run(['echo', '{\"loss\": 0.5}'])\nsubprocess.run(['echo', 'hello'])\n"
     assert found_in(code, tmp_path, metric="loss") == [{"loss": 0.5}]
     assert capfd.readouterr().out == "before\nhello\n"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "sys.stdout.buffer.write(b'loss=1\\nloss=2\\n'); sys.stdout.buffer.flush()",
+        "import os; os.write(1, b'loss=1\\nloss=2\\n')",
+        "import io; out = io.TextIOWrapper(sys.stdout.buffer); out.write('loss=1\\nloss=2')",
+        "import logging; log = logging.Logger('x'); log.addHandler(logging.StreamHandler())\n"
+        "[log.warning('loss=%d', e) for e in (1, 2)]",
+        "[print('\\rstep 1 loss=9\\rstep 2 loss=8\\rloss=%d' % e) for e in (1, 2)]",
+        "import os; os.write(1, b'loss=9\\rloss=1\\nloss=9\\rloss=2\\r\\n')",
+        "[print(f'loss={e}\\rbar 100%|##| loss=9', file=sys.stderr) or print(f'loss={e}')"
+        " for e in (1, 2)]",
+    ],
+)
+def test_each_way_to_print_counts_and_progress_bars_do_not(tmp_path: Path, code: str) -> None:
+    reports = found_in(code, tmp_path, metric="loss", patterns=("loss=([0-9]+)",))
+    assert reports == [{"loss": 1}, {"loss": 2}]
+
+
+def test_what_a_report_prints_is_not_read_again(
+    path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    printed = PrintedMetrics(metric="loss", patterns=("loss=([0-9.]+)",))
+    trainable = UserScript(str(path), seed=0, printed=printed)
+
+    def show(metrics: dict[str, Any]) -> None:
+        print(f"loss={metrics['loss']}")
+
+    trainable.run({"lr": 1.0}, None, show, save_in=lambda epoch: Path())
+    assert capfd.readouterr().out.splitlines()[:2] == ["hello", "loss=1.0"]
+
+
+@pytest.mark.parametrize("imports", ["from .inner import V", "from pack.inner import V"])
+def test_a_script_may_import_from_its_own_package(tmp_path: Path, imports: str) -> None:
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack/__init__.py").touch()
+    (tmp_path / "pack/inner.py").write_text("V = 7\n")
+    script = tmp_path / "pack/main.py"
+    script.write_text(
+        f"import argparse, json\n{imports}\np = argparse.ArgumentParser()\n"
+        "p.add_argument('--x')\np.parse_args()\n"
+        "if __name__ == '__main__': print(json.dumps({'loss': V}))\n"
+    )
+    assert mistakes(script, "x") == []
+    assert run(script, x=1) == [{"loss": 7}]
+    (tmp_path / "pack/function.py").write_text(f"{imports}\ndef train(config): return V\n")
+    function = TrainableSpec(name=f"{tmp_path}/pack/function.py:train", data=tmp_path)
+    assert function.mistakes(Space.read({"x": 1})) == []
+    reports: list[dict[str, Any]] = []
+    function.run({"x": 1}, None, reports.append, save_in=lambda epoch: Path())
+    assert reports == [{"loss": 7}]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pack"]:
+        del sys.modules[name]
+    sys.path.remove(str(tmp_path))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from siftune.space import Space
 from siftune.trainables import TrainableSpec
 from siftune.trial import checkpoints, directory
 from siftune.trial.host import Host, Server
@@ -80,6 +81,8 @@ def test_a_report_comes_with_its_epoch_and_the_end_with_nothing(start: Start) ->
         ("import ray.tune as rt", "rt.report(metrics={'loss': 1})"),
         ("from ray import train as rt", "rt.report({'loss': 1})"),
         ("import ray", "ray.tune.report(loss=1)"),
+        ("", "tune.report({'loss': 0}, loss=1)"),
+        ("from ray.air import session", "session.report({'loss': 1})"),
     ],
 )
 def test_reports_arrive_in_whichever_way_the_function_is_imported(
@@ -351,6 +354,113 @@ def test_a_function_may_return_or_yield_its_metrics(start: Start, end_it: str) -
     assert host.next(Answer.CONTINUE) == End()
 
 
+FORMS = """
+import functools
+def f(config, data=None, factor=1):
+    tune.report(loss=config["x"] * factor + sum(data))
+class Net:
+    def __call__(self, config): yield {"loss": config["x"]}
+    def fit(self, config): return config["x"]
+class Asynchronous:
+    async def __call__(self, config): return config["x"]
+async def asynchronous(config): return config["x"]
+"""
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        "functools.partial(f, data=[0])",
+        "functools.partial(f, factor=1, data=range(1))",
+        "Net()",
+        "Net().fit",
+        "lambda config: config['x']",
+        "lambda config, factor=1: {'loss': config['x'] * factor}",
+        "tune.with_parameters(f, data=[0])",
+        "tune.with_resources(f, {'cpu': 1}) and tune.with_parameters(f, data=[0])",
+        "tune.with_resources(tune.with_parameters(f, data=[0]), {'cpu': 1})",
+        "tune.with_resources(Net().fit, {'gpu': 1})",
+    ],
+)
+def test_each_callable_object_is_trained(start: Start, train: str) -> None:
+    host, first = start(f"{FORMS}train = {train}")
+    assert metrics(first) == {"loss": 1}
+    assert host.next(Answer.CONTINUE) == End()
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ("Net", "is a class, and not a subclass of tune.Trainable: name an object of it"),
+        ("asynchronous", "is asynchronous"),
+        ("Asynchronous()", "is asynchronous"),
+        ("lambda: 1", "cannot be called with a config alone: too many positional"),
+        ("lambda config, data: 1", "missing a required argument: 'data'. Bind other arguments"),
+    ],
+)
+def test_what_cannot_be_trained_with_a_config_is_refused(
+    tmp_path: Path, train: str, words: str
+) -> None:
+    (tmp_path / "refused.py").write_text(f"{FORMS}train = {train}")
+    spec = TrainableSpec(name=f"{tmp_path}/refused.py:train", data=tmp_path)
+    (mistake,) = spec.mistakes(Space.read({"x": 1}))
+    assert words in mistake
+
+
+CLASS = """
+from pathlib import Path
+class train(tune.Trainable):
+    def setup(self, config, data=None):
+        self.data = data
+    def step(self):
+        return {"before": self.iteration, "id": self.trial_id, "data": self.data}
+    def log_result(self, result):
+        self.logged = result["training_iteration"]
+        Path(self.logdir, "logged").write_text(str(self.logged))
+    def save_checkpoint(self, directory):
+        SAVE
+    def load_checkpoint(self, checkpoint):
+        self.data = LOAD
+    def cleanup(self):
+        Path("cleaned").touch()
+train = tune.with_parameters(train, data=5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("save", "load"),
+    [
+        ("return {'state': lambda: 7}", "checkpoint['state']()"),
+        ("Path(directory, 's').write_text('7')", "int(Path(checkpoint, 's').read_text())"),
+        (
+            "Path(directory, 's').touch(); return directory",
+            "7 if Path(checkpoint, 's').exists() else 0",
+        ),
+    ],
+)
+def test_a_class_of_ray_tune_continues_from_the_checkpoint_that_it_saved(
+    start: Start, tmp_path: Path, save: str, load: str
+) -> None:
+    host, first = start(CLASS.replace("SAVE", save).replace("LOAD", load))
+    assert metrics(first) == {"before": 0, "id": "0001", "data": 5}
+    assert isinstance(first, Report)
+    assert first.checkpoint
+    second = host.next(Answer.CONTINUE)
+    assert metrics(second)["before"] == 1
+    host.next(Answer.STOP)
+    trial = tmp_path / "study/trials/0001"
+    assert (trial / "cleaned").exists()
+    assert (trial / "logged").read_text() == "2"
+    kept = tmp_path / "study" / first.checkpoint
+    again = host.begin(Begin(trial="0001", config={}, epoch=1, checkpoint=kept, run="second"))
+    assert metrics(again) == {"before": 1, "id": "0001", "data": 7}
+
+
+def test_a_step_that_returns_nothing_is_named(start: Start) -> None:
+    _, ended = start("class train(tune.Trainable):\n    def step(self): pass")
+    assert "step must return a dictionary, got NoneType" in (end(ended).error or "")
+
+
 def test_a_reused_process_trains_the_next_trial(start: Start) -> None:
     host, first = start(
         "import os\ndef train(config):\n    tune.report({'pid': os.getpid()})", reuse=True
@@ -379,6 +489,7 @@ def test_pickled_classes_and_spawned_processes_find_the_users_file(start: Start)
 ALONE = """
 import sys, threading
 from pathlib import Path
+from siftune.space import Space
 from siftune.trainables import TrainableSpec
 from siftune.trial.host import Host, Server
 from siftune.trial.messages import Begin, Setup
@@ -482,3 +593,21 @@ def test_a_log_keeps_its_end(tmp_path: Path) -> None:
     before = log.read_text()
     directory.cut(log, keep=3000)
     assert log.read_text() == before
+
+
+def test_the_help_of_a_script_is_read_once_for_all_trials(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import argparse, pathlib\n"
+        f"with open({str(tmp_path / 'starts')!r}, 'a') as file: file.write('start ')\n"
+        "p = argparse.ArgumentParser()\np.add_argument('data')\np.add_argument('--x')\n"
+        "print('{\"loss\": ' + p.parse_args().x + '}')\n"
+    )
+    trainable = TrainableSpec(
+        name=str(tmp_path / "script.py"), data=tmp_path, options={"args": "images"}
+    )
+    server = Server(Setup(trainable=trainable, study=tmp_path / "study", launched_in=tmp_path))
+    for trial in ("0001", "0002", "0003"):
+        host = Host(server)
+        assert metrics(host.begin(Begin(trial=trial, config={"x": 1}, run="a"))) == {"loss": 1}
+        host.stop()
+    assert (tmp_path / "starts").read_text().split() == ["start"] * 4

@@ -179,7 +179,7 @@ class StudyRequest:
             _WHAT,
             metavar="FILE",
             check=_metric_file,
-            help="read metrics from a .csv, .json or .jsonl file that a script writes",
+            help="read metrics from a .csv, .json or .jsonl file of a script; the name may have *",
         ),
     )
     searcher: str = field(

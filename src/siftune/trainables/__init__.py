@@ -97,12 +97,15 @@ def default_space(name: str) -> dict[str, Any]:
     return _user_trainable(name, seed=0).default_space()
 
 
-def load(name: str) -> None:
-    """Imports the modules that every trial of the trainable imports."""
+def load(name: str, args: str = "") -> None:
+    """Does what every trial of the trainable needs: imports modules, and reads a script's help.
+
+    `args`: words that every trial of a script gets.
+    """
     if name in TRAINABLES:
         TRAINABLES.load(name)
     else:
-        _user_trainable(name, seed=0).load()
+        _user_trainable(name, seed=0, args=args).load()
 
 
 def modules(name: str) -> list[str]:

@@ -36,7 +36,7 @@ class Trainable(ABC):
         """Fetches and checks the data, once, before any trial starts. Raises DataError."""
 
     def load(self) -> None:
-        """Imports the modules that every trial imports."""
+        """Does once what every trial needs, such as importing modules."""
 
     def memory_gib(self, space: Space, processes: int) -> float | None:
         """Returns the GPU memory in GiB that each process needs for the space's largest config.

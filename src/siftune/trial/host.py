@@ -89,7 +89,7 @@ class Server:
         modules = ["siftune.trial.process", *trainables.modules(trainable.name)]
         if trainable.processes > 1:
             modules.append("siftune.trial.store")
-        return own | warm.wanted(trainable.name, modules)
+        return own | warm.wanted(trainable.name, trainable.options.get("args", ""), modules)
 
 
 class Host:

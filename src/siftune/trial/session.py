@@ -2,7 +2,7 @@
 
 Ray has no public way to redirect reports. The functions are therefore replaced in `ray.tune` and
 `ray.train` before the user's file is imported, so the file gets the replacements however it imports
-them.
+them. `ray.air.session`, which Ray no longer documents, has them too, for code written for Ray 2.0.
 """
 
 import atexit
@@ -45,6 +45,7 @@ def active(session: Session) -> Iterator[None]:
 
 def install() -> None:
     """Replaces the Ray Tune functions that are called inside a trial."""
+    import ray.air.session
     import ray.train
     from ray import tune
 
@@ -72,7 +73,7 @@ def install() -> None:
         "get_checkpoint": _get_checkpoint,
         "get_context": lambda: context,
     }
-    for module in (tune, ray.train):
+    for module in (tune, ray.train, ray.air.session):
         for name, function in replacements.items():
             setattr(module, name, function)
 
@@ -81,7 +82,9 @@ def _report(
     metrics: Mapping[Any, Any] | None = None, *, checkpoint: Any = None, **more: Any
 ) -> None:
     """Reports the metrics of one epoch, and its checkpoint if one is given."""
-    _current().report(more if metrics is None else metrics, checkpoint)
+    if more or metrics is None:
+        metrics = {**(metrics or {}), **more}
+    _current().report(metrics, checkpoint)
 
 
 def _get_checkpoint() -> Any:

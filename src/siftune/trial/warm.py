@@ -28,16 +28,16 @@ _NO_THREADS = dict.fromkeys(THREADS, "1") | {"JE_ARROW_MALLOC_CONF": "background
 _NO_CUDA = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
-def wanted(trainable: str, modules: list[str]) -> dict[str, str]:
-    """Returns the environment variables with which this module must be imported."""
-    return (
-        _NO_THREADS
-        | _NO_CUDA
-        | {VARIABLE: json.dumps({"trainable": trainable, "modules": modules})}
-    )
+def wanted(trainable: str, args: str, modules: list[str]) -> dict[str, str]:
+    """Returns the environment variables with which this module must be imported.
+
+    `args`: words that every trial of a script gets.
+    """
+    words = {"trainable": trainable, "args": args, "modules": modules}
+    return _NO_THREADS | _NO_CUDA | {VARIABLE: json.dumps(words)}
 
 
-def _warm(trainable: str, modules: list[str]) -> None:
+def _warm(trainable: str, args: str, modules: list[str]) -> None:
     gc.disable()
     for name in modules:
         importlib.import_module(name)
@@ -45,7 +45,7 @@ def _warm(trainable: str, modules: list[str]) -> None:
     from siftune.trial import session
 
     session.install()
-    trainables.load(trainable)
+    trainables.load(trainable, args)
     # A later garbage collection would copy these objects' pages in every fork. None is garbage.
     gc.collect()
     gc.freeze()

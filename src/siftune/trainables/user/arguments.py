@@ -14,6 +14,7 @@ from siftune.errors import UsageError
 from siftune.machine.packages import how_to_install
 from siftune.space import Space
 from siftune.trainables.user import help_text
+from siftune.trainables.user.file import as_module
 from siftune.trainables.user.help_text import Help
 
 HELP_S = 120.0
@@ -146,14 +147,21 @@ def _output(path: Path, *words: Any) -> str:
     """Returns what the script prints with these words. Raises UsageError if it fails."""
     flat = [word for group in words for word in ([group] if isinstance(group, str) else group)]
     shown = f"{path} {' '.join(flat)}"
+    environment = {"COLUMNS": "1000", "TERMINAL_WIDTH": "1000", "NO_COLOR": "1"}
+    program = [str(path)]
+    if module := as_module(path):
+        root, name = module
+        program = ["-m", name]
+        outer = os.environ.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join([str(root), *([outer] if outer else [])])
     try:
         done = subprocess.run(
-            [sys.executable, str(path), *flat],
+            [sys.executable, *program, *flat],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
             timeout=HELP_S,
-            env=os.environ | {"COLUMNS": "1000", "TERMINAL_WIDTH": "1000", "NO_COLOR": "1"},
+            env=os.environ | environment,
         )
     except subprocess.TimeoutExpired:
         raise UsageError(

@@ -1,5 +1,6 @@
 """Loads a user's Python file as a module."""
 
+import ast
 import difflib
 import importlib.util
 import sys
@@ -21,7 +22,7 @@ def load_file(path: Path) -> ModuleType:
     exist, fails on import, or has the name of another module that is already imported.
     """
     path = path.absolute()
-    name = path.stem
+    root, name = as_module(path) or (path.parent, path.stem)
     loaded = sys.modules.get(name)
     if loaded is not None and _same(loaded, path):
         return loaded
@@ -37,8 +38,8 @@ def load_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     _loaded.add(name)
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
     try:
         with without_gc():
             spec.loader.exec_module(module)
@@ -49,6 +50,32 @@ def load_file(path: Path) -> ModuleType:
             message += how_to_install(path)
         raise UsageError(message) from error
     return module
+
+
+def as_module(path: Path) -> tuple[Path, str] | None:
+    """Returns the directory from which `python -m NAME` runs a file, and NAME, if the file imports
+    from its own package: `from .model import Net`, `from package.model import Net`. Else None."""
+    path = path.absolute()
+    levels, packages = _imports(path)
+    root, depth = path.parent, 0
+    while depth < levels or (root / "__init__.py").is_file():
+        root, depth = root.parent, depth + 1
+    parts = path.with_suffix("").relative_to(root).parts
+    own = levels > 0 or (depth > 0 and parts[0] in packages)
+    return (root, ".".join(parts)) if own else None
+
+
+def _imports(path: Path) -> tuple[int, set[str]]:
+    """Returns the most dots of a file's relative imports, and the packages of the others."""
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except (OSError, SyntaxError, ValueError):
+        return 0, set()
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    names = [node.module or "" for node in froms if not node.level]
+    names += [a.name for node in nodes if isinstance(node, ast.Import) for a in node.names]
+    levels = max((node.level for node in froms), default=0)
+    return levels, {name.partition(".")[0] for name in names}
 
 
 def _similar(path: Path) -> str:

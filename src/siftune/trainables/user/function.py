@@ -1,8 +1,9 @@
-"""A function in a user's file, FILE.py:FUNC."""
+"""A function in a user's file, FILE.py:FUNC, or another callable object."""
 
 import inspect
-import tempfile
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +11,8 @@ from siftune.errors import UsageError
 from siftune.space import Config, Space
 from siftune.trainables.base import Report, Trainable
 from siftune.trainables.user.file import load_file
+from siftune.trainables.user.ray_class import run_class
 from siftune.trainables.user.seed import seed_everything
-
-
-def run_class(cls: type, config: dict[str, Any], start: Path | None, report: Report) -> None:
-    """Trains a subclass of tune.Trainable: a step is an epoch, and its checkpoint is saved.
-
-    It ends when a step returns `done`, and at the last epoch of the study.
-    """
-    from ray import tune
-
-    model: Any = cls(config)
-    try:
-        if start is not None:
-            model.load_checkpoint(str(start))
-        while True:
-            result = dict(model.step())
-            with tempfile.TemporaryDirectory() as directory:
-                report(result, checkpoint=_saved(model, directory, tune.Checkpoint))
-            if result.get("done"):
-                return
-    finally:
-        model.cleanup()
-
-
-def _saved(model: Any, directory: str, checkpoint: Callable[[str], Any]) -> Any:
-    """Returns the checkpoint of a tune.Trainable; None if its class does not save."""
-    from ray import tune
-
-    if type(model).save_checkpoint is tune.Trainable.save_checkpoint:
-        return None
-    saved = model.save_checkpoint(directory)
-    if isinstance(saved, dict):
-        raise TypeError(
-            "save_checkpoint returned a dictionary: write it to a file in the directory that it "
-            "is given, and read it in load_checkpoint"
-        )
-    return checkpoint(directory)
 
 
 def is_function(name: str) -> bool:
@@ -114,8 +80,34 @@ class UserFunction(Trainable):
         module = load_file(self._path)
         function = getattr(module, self._attribute, None)
         if callable(function):
+            if mistake := _mistake(function):
+                raise UsageError(f"{self._name} {mistake}")
             return function
         names = [n for n, v in vars(module).items() if inspect.isfunction(v)]
         raise UsageError(
             f"{self._path} has no function {self._attribute!r}; it has: {', '.join(names)}"
         )
+
+
+def _mistake(function: Callable[..., Any]) -> str | None:
+    """Returns why an object cannot be trained with a config; None if it can."""
+    if isinstance(function, type):
+        tune = sys.modules.get("ray.tune")  # a subclass of tune.Trainable has imported it
+        if tune is not None and issubclass(function, tune.Trainable):
+            return None
+        return (
+            "is a class, and not a subclass of tune.Trainable: name an object of it that can be "
+            f"called with a config, such as train = {function.__name__}(…)"
+        )
+    for call in (function, getattr(function, "__call__", None)):  # noqa: B004
+        if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
+            return "is asynchronous: give a function that calls asyncio.run"
+    with suppress(ValueError):  # a function written in C may have no signature
+        try:
+            inspect.signature(function).bind({})
+        except TypeError as error:
+            return (
+                f"cannot be called with a config alone: {error}. Bind other arguments with "
+                "functools.partial or tune.with_parameters"
+            )
+    return None

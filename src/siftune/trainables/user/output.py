@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, TextIO
 from siftune.trainables.base import Report
 from siftune.trainables.user.printed import PrintedMetrics
 
+_BAR = re.compile(r"\d%\|")  # in a progress bar of tqdm
 _POLL_S = 0.3  # between two looks at the file
 _END_S = 1.0  # for the last lines of children; one that lives on keeps its output open
 
@@ -30,7 +31,9 @@ class Printed:
         self._patterns = [re.compile(pattern) for pattern in how.patterns]
         self._collected: dict[str, Any] = {}  # by patterns, since the last report
         self._errors = ""
+        self._unfinished_error = ""
         self._lock = threading.Lock()
+        self._reporting: int | None = None  # the thread in `report`, which may print
 
     @property
     def last_error(self) -> str:
@@ -38,10 +41,18 @@ class Printed:
         return (self._errors.strip().splitlines() or ["no message"])[-1]
 
     def take_error(self, text: str) -> None:
+        """Reports the metrics in the lines of a text, except in progress bars."""
         self._errors = (self._errors + text)[-2000:]
+        *whole, self._unfinished_error = (self._unfinished_error + text).split("\n")
+        for line in whole:
+            if not _BAR.search(_shown(line)):
+                self.take(line)
 
     def take(self, line: str) -> bool:
         """Reports the metrics in a line. Returns whether it is a line of JSON that was reported."""
+        if self._reporting == threading.get_ident():
+            return False
+        line = _shown(line)
         if (metrics := _json(line)) is not None:
             return self.report(metrics)
         for pattern in self._patterns:
@@ -58,11 +69,14 @@ class Printed:
         if self._metric and not _has(metrics, self._metric):
             return False
         with self._lock:
+            self._reporting = threading.get_ident()
             try:
                 self._report(metrics)
             except SystemExit:
                 self.stopped = True
                 raise
+            finally:
+                self._reporting = None
         return True
 
 
@@ -107,7 +121,7 @@ def _text(descriptor: int) -> TextIO:
 
 
 def _read(reading: int, printed: Printed, to: TextIO) -> None:
-    with open(reading, encoding="utf-8", errors="backslashreplace") as lines:
+    with open(reading, encoding="utf-8", errors="backslashreplace", newline="\n") as lines:
         for line in lines:
             try:
                 if not printed.take(line):
@@ -117,29 +131,51 @@ def _read(reading: int, printed: Printed, to: TextIO) -> None:
                 os.killpg(0, signal.SIGKILL)
 
 
-class _Lines(io.TextIOBase):
-    """Standard output of this process, line by line."""
+class _Stream(io.TextIOBase):
+    """A standard stream of this process."""
 
     encoding = "utf-8"
+    errors = "backslashreplace"
+    line_buffering = True
 
     def __init__(self, printed: Printed, to: TextIO) -> None:
         self._printed = printed
         self._to = to
-        self._unfinished = ""
 
     def writable(self) -> bool:
         return True
 
-    def fileno(self) -> int:
-        return 1
-
     @property
     def buffer(self) -> BinaryIO:
-        """For scripts that write bytes: these lines are not read."""
-        return self._to.buffer
+        return io.BufferedWriter(_Bytes(self), buffer_size=1)
 
     def reconfigure(self, **options: Any) -> None:
         """For scripts that set the encoding or the buffering, which stay as they are."""
+
+
+class _Bytes(io.RawIOBase):
+    """The bytes of a standard stream."""
+
+    def __init__(self, stream: _Stream) -> None:
+        self._stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._stream.write(bytes(data).decode(errors="backslashreplace"))
+        return len(data)
+
+
+class _Lines(_Stream):
+    """Standard output, line by line."""
+
+    def __init__(self, printed: Printed, to: TextIO) -> None:
+        super().__init__(printed, to)
+        self._unfinished = ""
+
+    def fileno(self) -> int:
+        return 1
 
     def write(self, text: str) -> int:
         *whole, self._unfinished = (self._unfinished + text).split("\n")
@@ -155,27 +191,21 @@ class _Lines(io.TextIOBase):
             self._to.write(line)
 
 
-class _Errors(io.TextIOBase):
-    """Standard error, of which the last line is remembered."""
-
-    encoding = "utf-8"
-
-    def __init__(self, printed: Printed, to: TextIO) -> None:
-        self._printed = printed
-        self._to = to
-
-    def writable(self) -> bool:
-        return True
+class _Errors(_Stream):
+    """Standard error, where most loggers write. The last line is remembered."""
 
     def fileno(self) -> int:
         return 2
 
-    def reconfigure(self, **options: Any) -> None:
-        """As that of standard output."""
-
     def write(self, text: str) -> int:
+        written = self._to.write(text)
         self._printed.take_error(text)
-        return self._to.write(text)
+        return written
+
+
+def _shown(line: str) -> str:
+    """Returns what a terminal shows of a line: what follows the last carriage return."""
+    return line.rstrip("\r\n").rpartition("\r")[2]
 
 
 def _json(line: str) -> dict[str, Any] | None:
@@ -217,7 +247,7 @@ def _file(printed: Printed, name: str | None) -> Iterator[None]:
     if name is None:
         yield
         return
-    file, over = _MetricFile(Path(name).absolute()), threading.Event()
+    file, over = _MetricFile(name), threading.Event()
     thread = threading.Thread(target=_watch, args=(file, printed, over), daemon=True)
     thread.start()
     try:
@@ -239,35 +269,48 @@ def _watch(file: "_MetricFile", printed: Printed, over: threading.Event) -> None
 
 
 class _MetricFile:
-    """A file of metrics: the rows of a .csv or .jsonl file, or the dictionary in a .json file."""
+    """A file of metrics: the rows of a .csv or .jsonl file, or the dictionary in a .json file.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._rows = len(self._read())  # from an earlier run of the trial
-        self._last: Any = self._read() if path.suffix == ".json" else None
+    A name with `*` stands for all files that match, such as one for each run of the trial.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._directory = Path.cwd()  # the script may change it
+        self._known = {path: _rows(path) for path in self._paths()}  # of an earlier run
 
     def new(self) -> list[dict[str, Any]]:
         """Returns the rows since the last call; the dictionary if it has changed."""
-        rows = self._read()
-        if self._path.suffix == ".json":
-            changed = rows != self._last
-            self._last = rows
-            return rows if changed else []
-        new, self._rows = rows[self._rows :], max(len(rows), self._rows)
+        new: list[dict[str, Any]] = []
+        for path in self._paths():
+            rows, known = _rows(path), self._known.get(path, [])
+            if path.suffix == ".json":
+                new += rows if rows != known else []
+            else:
+                new += rows[len(known) :]
+            if path.suffix == ".json" or len(rows) > len(known):
+                self._known[path] = rows
         return new
 
-    def _read(self) -> list[dict[str, Any]]:
-        try:
-            text = self._path.read_text()
-        except OSError:
-            return []
-        whole = text[: text.rfind("\n") + 1]  # a row is complete once a newline follows
-        if self._path.suffix == ".json":
-            found = _json(" ".join(text.split()))
-            return [] if found is None else [found]
-        if self._path.suffix == ".jsonl":
-            return [row for line in whole.splitlines() if (row := _json(line)) is not None]
-        rows = csv.DictReader(io.StringIO(whole))
-        return [
-            {name: _number(value) for name, value in row.items() if name and value} for row in rows
-        ]
+    def _paths(self) -> list[Path]:
+        given = Path(self._name)
+        literal = self._directory / given
+        if literal.is_file():
+            return [literal]
+        root = Path(given.anchor) if given.is_absolute() else self._directory
+        return sorted(root.glob(str(given.relative_to(given.anchor))))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = path.read_text()
+    except OSError:
+        return []
+    whole = text[: text.rfind("\n") + 1]  # a row is complete once a newline follows
+    if path.suffix == ".json":
+        found = _json(" ".join(text.split()))
+        return [] if found is None else [found]
+    if path.suffix == ".jsonl":
+        return [row for line in whole.splitlines() if (row := _json(line)) is not None]
+    rows = csv.DictReader(io.StringIO(whole))
+    return [{name: _number(value) for name, value in row.items() if name and value} for row in rows]

@@ -22,6 +22,7 @@ from siftune.space import Config, Space
 from siftune.space.entries import flat
 from siftune.trainables.base import Report, Trainable
 from siftune.trainables.user import arguments, output
+from siftune.trainables.user.file import as_module
 from siftune.trainables.user.printed import PrintedMetrics
 from siftune.trainables.user.seed import seed_everything
 
@@ -55,6 +56,10 @@ class UserScript(Trainable):
             "--space FILE.yaml or FILE.py:NAME"
         )
 
+    def load(self) -> None:
+        """Reads the script's help, which may take seconds."""
+        arguments.read(self._path, self._args)
+
     def run(
         self,
         config: Config,
@@ -75,11 +80,16 @@ def run(path: Path, words: list[str], report: Report, how: PrintedMetrics) -> No
     Lines that its child processes print count too. Raises RuntimeError if the exit code is not 0.
     """
     argv, sys.argv = sys.argv, [str(path), *words]
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
+    module = as_module(path)
+    directory = str(module[0] if module else path.parent)
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
     with output.reported(report, how) as printed:
         try:
-            runpy.run_path(str(path), run_name="__main__")
+            if module:
+                runpy.run_module(module[1], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(str(path), run_name="__main__")
         except SystemExit as end:
             if printed.stopped:  # `report` raised it, because the scheduler stops the trial
                 raise
