@@ -97,7 +97,7 @@ def test_a_study_whose_trials_all_raise_ends_with_1(
 ) -> None:
     result = mine("def train(config):\n    raise ValueError('never')\n")
     assert result.status == 1
-    assert result.summary["trials"]["failed"] == 3  # --max-failures
+    assert result.summary["trials"]["failed"] in (3, 4)  # the fourth may have failed already
     output = capsys.readouterr()
     assert "ValueError: never" in output.out
     assert "3 trials in a row failed with the same error" in output.err
