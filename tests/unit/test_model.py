@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siftune.searchers.model import moderate
+from siftune.searchers.model import ModelBased, moderate
+from siftune.space import Space
 
 LARGEST = sys.float_info.max
 
@@ -45,3 +46,25 @@ def test_ordinary_scores_are_told_as_they_are(scores: list[float]) -> None:
 )
 def test_a_score_that_diverged_is_beyond_the_worst(scores: list[float], told: list[float]) -> None:
     assert moderate(scores) == pytest.approx(told)
+
+
+class Distances(ModelBased):
+    def suggest(self, rng: np.random.Generator) -> dict[str, float]:
+        raise NotImplementedError
+
+
+def test_a_running_config_counts_with_the_score_of_the_nearest_result() -> None:
+    space = Space.read(
+        {"x": "uniform(0, 1)", "width": "randint(1, 101)", "kind": "choice(['a', 'b', 'c'])"}
+    )
+    searcher = Distances(space, seed=0, startup=1)
+    results = [((0.1, 1, "a"), 3.0), ((0.9, 100, "a"), 1.0), ((0.1, 1, "c"), 2.0)]
+    for number, (values, score) in enumerate(results):
+        searcher.begin(f"t{number}", dict(zip(space.parameters, values, strict=True)))
+        searcher.end(f"t{number}", score)
+    running = [(0.7, 90, "b"), (0.2, 11, "c"), (0.4, 40, "a")]
+    for number, values in enumerate(running):
+        searcher.begin(f"r{number}", dict(zip(space.parameters, values, strict=True)))
+    configs, scores = searcher.with_lies()
+    assert len(configs) == 6
+    assert scores == [3.0, 1.0, 2.0, 1.0, 2.0, 3.0]

@@ -4,7 +4,6 @@ import math
 import sys
 from abc import abstractmethod
 from collections.abc import Sequence
-from statistics import median
 
 import numpy as np
 from scipy.stats import qmc
@@ -95,14 +94,32 @@ class ModelBased(Searcher):
         return {name: encoded[name] for name in self.free}
 
     def with_lies(self) -> tuple[list[Config], list[float]]:
-        """Returns configs and scores. Each running config gets a lie: the median of the scores.
+        """Returns configs and scores. Each running config gets a lie: the score of the nearest
+        result.
 
-        This is a constant liar (Ginsbourger, Le Riche, Carraro 2010). The median removes the
-        uncertainty around the running config and changes neither the best score nor the scale.
+        This is a constant liar (Ginsbourger, Le Riche, Carraro 2010) with a local constant. It
+        removes the uncertainty around the running config, and leaves the model's mean as it is
+        there. One constant for all, such as the median, would make a hill of it where the results
+        are good.
         """
         scores = self.scores
         running = [self.running[trial] for trial in sorted(self.running)]
-        return self.configs + running, scores + [median(scores)] * len(running)
+        if not running:
+            return self.configs, scores
+        nearest = [int(self._distances(config).argmin()) for config in running]
+        return self.configs + running, scores + [scores[k] for k in nearest]
+
+    def _distances(self, config: Config) -> np.ndarray:
+        """Returns the distances (results,) of a config from all results: the sum over the free
+        parameters, of which each counts at most 1."""
+        points = np.array([list(self.coordinates(known).values()) for known in self.configs])
+        apart = np.abs(points - list(self.coordinates(config).values()))
+        for column, domain in enumerate(self.free.values()):
+            if domain.kind == "category":
+                apart[:, column] = apart[:, column] > 0
+            elif domain.kind == "level" and domain.size:
+                apart[:, column] /= domain.size - 1
+        return apart.sum(axis=1)
 
     def _spread(self, number: int) -> dict[str, float]:
         """Returns point `number` of the seed's scrambled Sobol sequence."""
