@@ -84,6 +84,7 @@ CASES = [
     Case("hebo", 26, {"startup": 10}),
     Case("bohb", 120),
     Case("bayesopt", 36),
+    Case("portfolio", 36),
 ]
 every_searcher = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -121,7 +122,7 @@ class Record:
         if score is not None:
             for epoch in (1, 2):
                 reached = score + 1 / epoch
-                self.tell(lambda searcher, e=epoch, s=reached: searcher.report(trial, e, s))
+                self.tell(lambda searcher, e=epoch, s=reached: searcher.report(trial, e, s, 50.0))
         self.tell(lambda searcher: searcher.end(trial, score))
 
     def replayed(self, searcher: Searcher) -> Searcher:

@@ -296,7 +296,7 @@ def assert_proposals_are_those_of_one_searcher(ran: Ran) -> None:
         if kind == "start":
             searcher.begin(name, trial.config)
         elif new:
-            searcher.report(name, epoch, event["metrics"]["loss"])
+            searcher.report(name, epoch, event["metrics"]["loss"], event["seconds"])
         elif kind == "end":
             searcher.end(name, min(metrics["loss"] for metrics in trial.epochs.values()))
     assert (learnt > 0) == (ran.study.searcher not in ("random", "grid"))

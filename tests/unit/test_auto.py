@@ -25,7 +25,7 @@ WIDE = Space.read({f"x{k}": "uniform(0, 1)" for k in range(40)})
         (FINITE, 5, 1, "asha", "random"),
         (NUMERIC, 15, 8, None, "random"),
         (NUMERIC, 8, 2, "asha", "random"),
-        (NUMERIC, 64, 8, "asha", "hebo"),
+        (NUMERIC, 64, 8, "asha", "portfolio"),
         (NUMERIC, 500, 8, "asha", "optuna"),
         (AWKWARD, 64, 8, "asha", "optuna"),
         (WIDE, 64, 8, "asha", "optuna"),

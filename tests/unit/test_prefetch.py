@@ -96,8 +96,8 @@ def test_one_slot_waits_for_its_proposal_and_knows_all() -> None:
 
 
 def test_fast_searchers_propose_when_they_are_asked() -> None:
-    assert not isinstance(prefetch.build(study("bohb", scheduler="bohb"), slots=8), Prefetch)
-    assert not isinstance(prefetch.build(study("optuna"), slots=8), Prefetch)
+    assert processes(prefetch.build(study("bohb", scheduler="bohb"), slots=8)) == []
+    assert processes(prefetch.build(study("optuna"), slots=8)) == []
 
 
 def processes(proposals: Proposals) -> list[int]:

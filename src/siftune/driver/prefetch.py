@@ -32,42 +32,62 @@ def build(study: Study, *, slots: int) -> Proposals:
     cost of waiting for it.
     """
     searcher = study.build_searcher()
-    useful = slots > 1 and searcher.processes > 0
-    return Prefetch(study, searcher) if useful else Proposals(study, searcher)
+    return Prefetch(study, searcher) if slots > 1 else Proposals(study, searcher)
 
 
 class Prefetch(Proposals):
-    """Proposals from `searcher.processes` processes. If all of them end, the driver computes the
-    proposals itself.
+    """Proposals from `searcher.processes` processes, which start as soon as this is not 0. If all
+    of them end, the driver computes the proposals itself.
 
     An exception of a searcher does not end its process; see Proposals.
     """
 
     def __init__(self, study: Study, searcher: Searcher) -> None:
         super().__init__(study, searcher)
-        self._processes = [_Process(study) for _ in range(searcher.processes)]
+        self._processes: list[_Process] = []
+        self._started = False
+        self._events: list[tuple[Any, ...]] = []  # until the processes start
         self._ordered: dict[int, _Process] = {}  # by number of the trial
         self._ready: dict[int, Proposal | None] = {}  # None: the space is exhausted
         self._told: set[str] = set()  # future trials, which the processes count as running
         self._spares: dict[int, Proposal] = {}  # proposed without a model, for the next trials
         self._ended = 0  # number of trials
+        self._start()
+
+    def _start(self) -> None:
+        """Starts the processes if the searcher wants them now, and tells them all events."""
+        if self._started or not self.searcher.processes:
+            return
+        self._started = True
+        self._processes = [_Process(self.study) for _ in range(self.searcher.processes)]
+        for event in self._events:
+            self._tell(self._processes, *event)
+        self._events = []
+
+    def _inform(self, *event: Any) -> None:
+        """Tells all processes an event, now or when they start."""
+        if self._started:
+            self._tell(self._processes, *event)
+        else:
+            self._events.append(event)
 
     def begin(self, trial: str, config: Config) -> None:
         super().begin(trial, config)
         if trial in self._told:
             self._told.remove(trial)
         else:
-            self._tell(self._processes, "begin", trial, config)
+            self._inform("begin", trial, config)
 
-    def report(self, trial: str, epoch: int, score: float) -> None:
-        super().report(trial, epoch, score)
+    def report(self, trial: str, epoch: int, score: float, seconds: float) -> None:
+        super().report(trial, epoch, score, seconds)
         if type(self.searcher).report is not Searcher.report:
-            self._tell(self._processes, "report", trial, epoch, score)
+            self._inform("report", trial, epoch, score, seconds)
 
     def end(self, trial: str, score: float | None) -> None:
         super().end(trial, score)
         self._ended += 1
-        self._tell(self._processes, "end", trial, score)
+        self._inform("end", trial, score)
+        self._start()
 
     def ask(self, number: int, *, prefetch: int = 0) -> Proposal:
         self._collect()

@@ -257,7 +257,7 @@ class Progress:
             self.proposals.begin(name, trial.config)
             self.scheduler.begin(name, trial.config)
         elif kind == "epoch" and not again:
-            self._take_epoch(trial, event["epoch"], event["metrics"])
+            self._take_epoch(trial, event)
         elif kind == "epoch" and self.best and self.best.is_of(name, event["epoch"]):
             # The epoch was trained again because its earlier checkpoint is gone.
             self.best = replace(self.best, checkpoint=event.get("checkpoint"))
@@ -269,14 +269,14 @@ class Progress:
             self.proposals.end(name, None if failed else self._bests.get(name, (None,))[0])
             self.scheduler.end(name)
 
-    def _take_epoch(self, trial: Trial, epoch: int, metrics: dict[str, Any]) -> None:
-        name = trial.trial
+    def _take_epoch(self, trial: Trial, event: Event) -> None:
+        name, epoch, metrics = trial.trial, event["epoch"], event["metrics"]
         score = self.study.sign() * float(metrics[self.study.metric])
         if score < self._bests.get(name, (math.inf,))[0]:
             self._bests[name] = (score, epoch)
         if self.best is None or score < self._score_of(self.best):
             self.best = Best(name, epoch, trial.config, metrics, trial.checkpoints.get(epoch))
-        self.proposals.report(name, epoch, score)
+        self.proposals.report(name, epoch, score, event.get("seconds", 0.0))
         decision = self.scheduler.report(name, epoch, score)
         # A trial ends after its last epoch, so there is nothing to stop or pause.
         last = epoch >= (self.study.last_epoch(trial.config) or math.inf)

@@ -53,6 +53,7 @@ class Proposals:
         self._say = say
         self._said: set[str] = set()
         self._known: set[str] = set()
+        searcher.say = self._say_once
 
     def know(self, config: Config) -> None:
         """Marks the config as used, so that it is not proposed again."""
@@ -63,8 +64,8 @@ class Proposals:
         self._tell_searcher("begin", trial, config)
         self.searcher.running.setdefault(trial, config)
 
-    def report(self, trial: str, epoch: int, score: float) -> None:
-        self._tell_searcher("report", trial, epoch, score)
+    def report(self, trial: str, epoch: int, score: float, seconds: float) -> None:
+        self._tell_searcher("report", trial, epoch, score, seconds)
 
     def end(self, trial: str, score: float | None) -> None:
         self._tell_searcher("end", trial, score)

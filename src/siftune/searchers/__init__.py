@@ -11,6 +11,7 @@ SEARCHERS = Catalogue(
         "hebo": "siftune.searchers.hebo:Hebo",
         "bohb": "siftune.searchers.bohb:Bohb",
         "bayesopt": "siftune.searchers.bayesopt:BayesOpt",
+        "portfolio": "siftune.searchers.portfolio:Portfolio",
     },
 )
 AUTO = "auto"  # chooses one of the above: searchers/auto.py

@@ -1,7 +1,5 @@
 """Chooses the searcher that suits a space and a budget, for `--searcher auto`."""
 
-from importlib.util import find_spec
-
 from siftune.space import Space
 
 ENOUGH_RESULTS = 10  # no model is fitted to fewer; the default of optuna and bayesopt
@@ -41,8 +39,7 @@ def choose(space: Space, *, trials: int, slots: int, scheduler: str | None) -> t
         return "optuna", (
             f"{trials} trials are few for {len(parameters)} parameters, so its TPE is used."
         )
-    if find_spec("hebo") is None:
-        return "optuna", "HEBO is not installed, so its TPE is used."
-    # HEBO won the NeurIPS 2020 challenge, with 128 trials in batches of 8 (Turner et al. 2021,
-    # arXiv:2104.10201).
-    return "hebo", f"HEBO is the best on mostly numeric spaces with up to {MANY_TRIALS} trials."
+    return "portfolio", (
+        "most parameters are numbers. A Gaussian process proposes if trials take long enough for "
+        "it, otherwise TPE."
+    )

@@ -6,6 +6,8 @@ restored by replaying the events of the journal, in order, to a new one. Nothing
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +22,9 @@ class Searcher(ABC):
     """Proposes configs. Scores are always minimised; the caller changes the sign if necessary.
 
     `processes` is the number of processes that compute proposals ahead. It is 0 for a searcher
-    whose proposals are fast enough to be computed when a slot needs one. With more than one
-    process, proposals that are computed at the same time do not know of each other.
+    whose proposals are fast enough to be computed when a slot needs one; an event may raise it.
+    With more than one process, proposals that are computed at the same time do not know of each
+    other. `say` prints a message for the user; whoever uses the searcher sets it.
     """
 
     processes = 0
@@ -30,6 +33,12 @@ class Searcher(ABC):
         self.space = space
         self.seed = seed
         self.running: dict[str, Config] = {}
+        self.say: Callable[[str], None] = lambda message: None
+
+    @classmethod
+    def resolve(cls, options: dict[str, Any], *, slots: int) -> dict[str, Any]:
+        """Returns the options with those that follow from the number of slots, for study.yaml."""
+        return options
 
     @abstractmethod
     def propose(self, number: int, attempt: int = 0) -> Config:
@@ -47,8 +56,9 @@ class Searcher(ABC):
         """Records that a trial of this config has begun; its score is not known yet."""
         self.running[trial] = config
 
-    def report(self, trial: str, epoch: int, score: float) -> None:
-        """Records the score of a running trial at an epoch. Most searchers ignore it."""
+    def report(self, trial: str, epoch: int, score: float, seconds: float = 0.0) -> None:
+        """Records the score of a running trial at an epoch, which took so many seconds to train.
+        Most searchers ignore it."""
 
     def end(self, trial: str, score: float | None) -> None:
         """Records that a trial has ended with its best score; None: it failed."""

@@ -63,7 +63,7 @@ class Bohb(Searcher):
         self._reports: dict[int, dict[str, tuple[np.ndarray, float]]] = {}
         self._failed: list[np.ndarray] = []
 
-    def report(self, trial: str, epoch: int, score: float) -> None:
+    def report(self, trial: str, epoch: int, score: float, seconds: float = 0.0) -> None:
         self._reports.setdefault(epoch, {})[trial] = (self._point(self.running[trial]), score)
 
     def learn(self, config: Config, score: float | None) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from siftune.errors import UsageError
 from siftune.schedulers import SCHEDULERS
-from siftune.searchers import AUTO
+from siftune.searchers import AUTO, SEARCHERS
 from siftune.study.pairs import default_scheduler
 from siftune.study.request import StudyRequest
 from siftune.study.study import Study
@@ -45,6 +45,8 @@ def plan(
         study.scheduler_options, max_epochs=study.max_epochs, trials=study.trials
     )
     study = replace(study, scheduler_options=options)
+    options = SEARCHERS.load(searcher).resolve(study.searcher_options, slots=slots)
+    study = replace(study, searcher_options=options)
     mistakes: list[str] = []
     for build in (study.build_searcher, study.build_scheduler):
         try:
