@@ -285,7 +285,7 @@ def assert_proposals_are_those_of_one_searcher(ran: Ran) -> None:
         if kind == "start" and line > ran.kills[0]:
             number = len(trials)
             if "knew" in event:  # the proposal was computed ahead
-                assert event["config"] in proposed(ran.study, ran.events, number, event["knew"])
+                assert event["config"] in proposed(ran.study, ran.events, event)
             else:
                 assert event["config"] == propose(searcher, number, known)
             ignorant = propose(ran.study.build_searcher(), number, known)

@@ -23,10 +23,11 @@ def test_tpe_keeps_the_best_and_some_others(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(optuna, "TPE_KEEPS", 30)
     monkeypatch.setattr(optuna, "TPE_KEEPS_BEST", 10)
     searcher = searched(100)
-    values = [trial.value for trial in searcher._study.trials if trial.state.is_finished()]
-    assert 30 <= len(values) < 60
-    assert set(sorted(searcher.scores)[:5]) <= set(values)
-    running = [trial for trial in searcher._study.trials if trial.params and trial.value is None]
-    assert len(running) == 1
+    scores = searcher.results()[1]
+    kept = searcher._kept(scores)
+    assert len(scores) == 100
+    assert len(kept) == 30
+    assert set(sorted(scores)[:10]) <= {scores[k] for k in kept}
+    assert kept == sorted(kept)
+    assert set(searcher._kept(scores[:99])) - set(kept) <= {99, *range(99)}
     assert searcher.propose(101) == searched(100).propose(101)
-    assert len(searcher.scores) == 100

@@ -81,14 +81,14 @@ def test_each_proposal_knows_the_ends_before_it_and_all_that_runs(
         log = run(s, proposals)
     starts = [event for event in log if event["event"] == "start"]
     assert [event["trial"] for event in starts] == [trial_name(n) for n in range(TRIALS)]
-    for number, start in enumerate(starts):
+    for start in starts:
         ended = sum(event["event"] == "end" for event in log[: log.index(start)])
         assert ("knew" in start) == (ended >= options["startup"])
         if "knew" not in start:
             continue
         # Proposals are computed ahead: at most two trials have ended since then.
         assert ended - SLOTS // 2 <= start["knew"] <= ended
-        assert start["config"] in proposed(s, log, number, start["knew"])
+        assert start["config"] in proposed(s, log, start)
 
 
 def test_one_slot_waits_for_its_proposal_and_knows_all() -> None:

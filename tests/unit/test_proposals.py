@@ -211,7 +211,7 @@ def test_processes_that_end_together_are_each_missed_once(
         first.connection.close()
         first.connection = ours
         config = Proposals(s, Random(s.space, seed=0)).ask(3).config
-        theirs.send((3, config, 0, 0.1, []))
+        theirs.send((3, config, 0, 0, 0.1, []))
         proposals._ordered[3] = first
         proposals._collect()
         assert proposals._processes == [first]

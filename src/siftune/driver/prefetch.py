@@ -51,7 +51,7 @@ class Prefetch(Proposals):
         self._ready: dict[int, Proposal | None] = {}  # None: the space is exhausted
         self._told: set[str] = set()  # future trials, which the processes count as running
         self._spares: dict[int, Proposal] = {}  # proposed without a model, for the next trials
-        self._ended = 0  # number of trials
+        self._ended = self._reported = 0  # numbers of trials and of their epochs
         self._start()
 
     def _start(self) -> None:
@@ -80,6 +80,7 @@ class Prefetch(Proposals):
 
     def report(self, trial: str, epoch: int, score: float, seconds: float) -> None:
         super().report(trial, epoch, score, seconds)
+        self._reported += 1
         if type(self.searcher).report is not Searcher.report:
             self._inform("report", trial, epoch, score, seconds)
 
@@ -96,7 +97,9 @@ class Prefetch(Proposals):
             fast = super().ask(number)
             spares = range(number + 1, min(number + len(self._processes), last) + 1)
             with contextlib.suppress(SpaceExhausted):
-                self._spares = {n: Proposal(self._fresh(n), self._ended) for n in spares}
+                self._spares = {
+                    n: Proposal(self._fresh(n), self._ended, self._reported) for n in spares
+                }
             return fast
         for spare, config in self._spares.items():
             if spare >= number:
@@ -135,7 +138,7 @@ class Prefetch(Proposals):
         for process in list(self._processes):
             try:
                 while process.connection.poll():
-                    number, config, knew, seconds, messages = process.receive()
+                    number, config, knew, heard, seconds, messages = process.receive()
                     self._ordered.pop(number, None)
                     self.spent_s += seconds
                     for sentence in messages:
@@ -143,7 +146,7 @@ class Prefetch(Proposals):
                     self._ready[number] = None
                     if config is not None:
                         others = [other for other in self._processes if other is not process]
-                        self._add_ready(number, Proposal(config, knew), others)
+                        self._add_ready(number, Proposal(config, knew, heard), others)
             except (EOFError, OSError):
                 self._lose(process)
 
@@ -231,7 +234,7 @@ def serve(connection: Connection) -> None:
         connection.send(cause(error))
         return
     proposals = Proposals(study, searcher, say=messages.append)
-    ended = 0
+    ended = reported = 0
     while True:
         verb, *words = connection.recv()
         if verb == "propose":
@@ -241,11 +244,13 @@ def serve(connection: Connection) -> None:
             with contextlib.suppress(SpaceExhausted):
                 config = proposals.ask(number).config
                 proposals.begin(trial_name(number), config)
-            connection.send((number, config, ended, time.perf_counter() - began, messages))
+            seconds = time.perf_counter() - began
+            connection.send((number, config, ended, reported, seconds, messages))
             messages.clear()
         else:
             getattr(proposals, verb)(*words)
             ended += verb == "end"
+            reported += verb == "report"
 
 
 if __name__ == "__main__":

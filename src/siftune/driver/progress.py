@@ -151,8 +151,7 @@ class Progress:
             idle = max(0, self.slots - len(self._running))
             self.suggest_wait_s += idle * (time.monotonic() - since)
         name = trial_name(number)
-        event = {"event": "start", "trial": name, "config": proposal.config}
-        self._record(event | ({} if proposal.knew is None else {"knew": proposal.knew}))
+        self._record({"event": "start", "trial": name} | proposal.to_event())
         return self.trials[name]
 
     def report(

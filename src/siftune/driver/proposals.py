@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +24,17 @@ class NotYet(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """The config of a new trial. `knew`: how many trials had ended when it was computed; None if it
-    was not computed in advance."""
+    """The config of a new trial. `knew` and `heard`: how many trials had ended, and how many epochs
+    had been reported, when it was computed; None if it was not computed in advance."""
 
     config: Config
     knew: int | None = None
+    heard: int | None = None
+
+    def to_event(self) -> dict[str, Any]:
+        """Returns the proposal as fields of a line of the journal."""
+        fields = {"config": self.config, "knew": self.knew, "heard": self.heard}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 def _to_stderr(sentence: str) -> None:

@@ -3,12 +3,13 @@
 import math
 import sys
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy.stats import qmc
 
 from siftune.searchers.base import Searcher
+from siftune.searchers.curves import Curves
 from siftune.searchers.randomness import seeded
 from siftune.space import Config, Space
 from siftune.space.domains import Domain, Float
@@ -26,7 +27,7 @@ _LARGEST = 1e15  # its square, and sums of such squares, fit into single precisi
 class ModelBased(Searcher):
     """Proposes points of a Sobol sequence until `startup` scores are known, then points of a model.
 
-    `configs` and `scores` have all results, in the order in which the trials ended.
+    `configs` has the configs of all trials that ended, in this order. `results` has the scores.
 
     Raises ValueError for a `startup` below 1.
     """
@@ -37,7 +38,9 @@ class ModelBased(Searcher):
             raise ValueError(f"startup must be at least 1, got {startup!r}")
         self.startup = startup
         self.configs: list[Config] = []
+        self._ended: list[str] = []  # trials, in the order of `configs`
         self._scores: list[float | None] = []
+        self._curves = Curves()
         self._known = 0  # number of scores that are not None
         # Parameters with one value are omitted: libraries fail on them and learn nothing.
         self.free: dict[str, Domain] = {
@@ -51,23 +54,40 @@ class ModelBased(Searcher):
         The global random generators are seeded. All other randomness must come from `rng`.
         """
 
-    def learn(self, config: Config, score: float | None) -> None:
-        self.configs.append(config)
+    def report(self, trial: str, epoch: int, score: float, seconds: float = 0.0) -> None:
+        self._curves.report(trial, epoch, score)
+
+    def end(self, trial: str, score: float | None) -> None:
+        super().end(trial, score)
+        self._ended.append(trial)
         self._scores.append(score)
         self._known += score is not None
 
-    @property
-    def raw_scores(self) -> list[float]:
-        """The scores in the order of `configs`. A failed config gets the worst score seen: a model
-        avoids it, and no invented number distorts the scale."""
-        known = [score for score in self._scores if score is not None]
-        worst = max(known, default=0.0)
-        return [worst if score is None else score for score in self._scores]
+    def learn(self, config: Config, score: float | None) -> None:
+        self.configs.append(config)
 
-    @property
-    def scores(self) -> list[float]:
-        """The scores in a range that a model can handle; see `moderate`."""
-        return moderate(self.raw_scores)
+    def results(self) -> tuple[list[Config], list[float], list[Config]]:
+        """Returns the configs of all trials that ended or reported, a score for each, and the
+        configs of the other running trials.
+
+        The scores compare the trials at the same epoch; see `Curves`. If the epochs of a trial are
+        a parameter of the space, each counts with its best score, and running trials have none. A
+        failed trial gets the worst score: a model avoids its config, and no invented number
+        distorts the scale.
+        """
+        running = sorted(self.running)
+        comparable = "epochs" not in self.free
+        reported = [trial for trial in running if comparable and self._curves.has(trial)]
+        scores = dict(zip(self._ended, self._scores, strict=True))
+        if comparable:
+            good = [trial for trial, score in scores.items() if score is not None] + reported
+            told = [trial for trial in good if self._curves.has(trial)]
+            scores |= zip(told, self._curves.scores(told), strict=True)
+        return (
+            self.configs + [self.running[trial] for trial in reported],
+            _with_worst(scores.values()),
+            [self.running[trial] for trial in running if trial not in reported],
+        )
 
     def propose(self, number: int, attempt: int = 0) -> Config:
         rng = self.rng(number, attempt)
@@ -102,17 +122,15 @@ class ModelBased(Searcher):
         there. One constant for all, such as the median, would make a hill of it where the results
         are good.
         """
-        scores = self.scores
-        running = [self.running[trial] for trial in sorted(self.running)]
-        if not running:
-            return self.configs, scores
-        nearest = [int(self._distances(config).argmin()) for config in running]
-        return self.configs + running, scores + [scores[k] for k in nearest]
+        configs, scores, running = self.results()
+        scores = moderate(scores)
+        nearest = [int(self._distances(config, configs).argmin()) for config in running]
+        return configs + running, scores + [scores[k] for k in nearest]
 
-    def _distances(self, config: Config) -> np.ndarray:
-        """Returns the distances (results,) of a config from all results: the sum over the free
+    def _distances(self, config: Config, others: list[Config]) -> np.ndarray:
+        """Returns the distances (others,) of a config from the others: the sum over the free
         parameters, of which each counts at most 1."""
-        points = np.array([list(self.coordinates(known).values()) for known in self.configs])
+        points = np.array([list(self.coordinates(other).values()) for other in others])
         apart = np.abs(points - list(self.coordinates(config).values()))
         for column, domain in enumerate(self.free.values()):
             if domain.kind == "category":
@@ -129,6 +147,13 @@ class ModelBased(Searcher):
             name: float(u) if domain.kind == "unit" else _level(u, domain)
             for (name, domain), u in zip(self.free.items(), point, strict=True)
         }
+
+
+def _with_worst(scores: Iterable[float | None]) -> list[float]:
+    """Returns the scores with the worst one in place of each None; 0 if there is none."""
+    scores = list(scores)
+    worst = max((score for score in scores if score is not None), default=0.0)
+    return [worst if score is None else score for score in scores]
 
 
 def moderate(scores: Sequence[float]) -> list[float]:
