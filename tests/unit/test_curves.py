@@ -19,19 +19,20 @@ def curves(**trials: list[float]) -> Curves:
 
 
 def test_trials_are_compared_at_the_largest_epoch_that_enough_have_reached() -> None:
-    assert ENOUGH == 5
-    long = {f"t{k}": [5.0 + k, 4.0 + k, 3.0 + k] for k in range(4)}
-    told = curves(**long, last=[9.0, 8.0, 8.5], other=[1.0])
-    assert told.scores([*long, "other"]) == [5.0, 6.0, 7.0, 8.0, 1.0]
+    long = {f"t{k}": [15.0 + k, 14.0 + k, 13.0 + k] for k in range(ENOUGH - 1)}
+    told = curves(**long, last=[99.0, 98.0, 98.5], other=[1.0])
+    assert told.scores([*long, "other"]) == [*(15.0 + k for k in range(ENOUGH - 1)), 1.0]
     # A score that becomes worse again counts with the best. `other` reached only the first epoch,
     # so it is expected to improve by 2, the median of the others.
-    assert told.scores([*long, "last", "other"]) == [3.0, 4.0, 5.0, 6.0, 8.0, -1.0]
+    at_third = [13.0 + k for k in range(ENOUGH - 1)]
+    assert told.scores([*long, "last", "other"]) == [*at_third, 98.0, -1.0]
 
 
 def test_a_longer_trial_is_not_better_for_its_length_alone() -> None:
     equal = [1 / epoch for epoch in range(1, 10)]
-    told = curves(**{f"t{k}": equal[: 3 + k] for k in range(7)})
-    assert len(set(told.scores([f"t{k}" for k in range(7)]))) == 1
+    names = [f"t{k}" for k in range(ENOUGH + 2)]
+    told = curves(**{name: equal[: 3 + k % 7] for k, name in enumerate(names)})
+    assert len(set(told.scores(names))) == 1
 
 
 def test_an_epoch_that_is_reported_again_counts_once() -> None:

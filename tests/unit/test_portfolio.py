@@ -21,9 +21,11 @@ from siftune.study.study import Study
 SPACE: dict[str, Any] = {"x": "uniform(-1, 1)", "lr": "loguniform(1e-4, 1)"}
 
 
-def told(slots: int, seconds: float, *, failed: int = 0) -> tuple[Portfolio, list[str], list[Any]]:
-    """Returns a portfolio after ten trials of two epochs each that took so many seconds together,
-    and `failed` trials before them; the messages, and the events."""
+def told(
+    slots: int, seconds: float, *, epochs: int = 1, failed: int = 0
+) -> tuple[Portfolio, list[str], list[Any]]:
+    """Returns a portfolio after ten trials that took so many seconds each, and `failed` trials
+    before them; the messages, and the events."""
     messages: list[str] = []
     searcher = Portfolio(Space.read(SPACE), seed=3, slots=slots)
     searcher.say = messages.append
@@ -32,21 +34,29 @@ def told(slots: int, seconds: float, *, failed: int = 0) -> tuple[Portfolio, lis
         config = searcher.propose(number)
         score = None if number < failed else config["x"] ** 2 + config["lr"]
         events.append(("begin", f"t{number}", config))
-        events += [("report", f"t{number}", epoch, 1.0, seconds / 2) for epoch in (1, 2)]
+        for epoch in range(1, epochs + 1):
+            events.append(("report", f"t{number}", epoch, score or 0.0, seconds / epochs))
         events.append(("end", f"t{number}", score))
-        for kind, *words in events[-4:]:
+        for kind, *words in events[-2 - epochs :]:
             getattr(searcher, kind)(*words)
     return searcher, messages, events
 
 
 @pytest.mark.parametrize(
-    ("slots", "seconds", "sampler"),
-    [(1, 4.1, "gp"), (1, 3.9, "tpe"), (8, 33, "gp"), (8, 31, "tpe"), (1, 0.0, "tpe")],
+    ("slots", "seconds", "epochs", "sampler"),
+    [
+        (1, 4.1, 1, "gp"),
+        (1, 3.9, 1, "tpe"),
+        (8, 33, 1, "gp"),
+        (8, 31, 1, "tpe"),
+        (1, 0.0, 1, "tpe"),
+        (1, 99.0, 2, "tpe"),
+    ],
 )
-def test_gaussian_process_proposes_only_if_it_takes_a_tenth_of_the_time(
-    slots: int, seconds: float, sampler: str
+def test_gaussian_process_proposes_if_trials_report_once_and_take_long_enough(
+    slots: int, seconds: float, epochs: int, sampler: str
 ) -> None:
-    searcher, messages, events = told(slots, seconds, failed=2)
+    searcher, messages, events = told(slots, seconds, epochs=epochs, failed=2)
     same = Optuna(Space.read(SPACE), seed=3, sampler=sampler)
     for kind, *words in events:
         getattr(same, kind)(*words)
@@ -55,7 +65,7 @@ def test_gaussian_process_proposes_only_if_it_takes_a_tenth_of_the_time(
     assert searcher.processes == (sampler == "gp")
     if seconds:
         assert len(messages) == 1
-        assert f"took {seconds:.3g} s" in messages[0]
+        assert ("report several times" if epochs > 1 else f"take {seconds:.3g} s") in messages[0]
         assert ("a Gaussian process proposes from now on" in messages[0]) == (sampler == "gp")
 
 

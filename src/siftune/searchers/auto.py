@@ -40,6 +40,6 @@ def choose(space: Space, *, trials: int, slots: int, scheduler: str | None) -> t
             f"{trials} trials are few for {len(parameters)} parameters, so its TPE is used."
         )
     return "portfolio", (
-        "most parameters are numbers. A Gaussian process proposes if trials take long enough for "
-        "it, otherwise TPE."
+        "most parameters are numbers. TPE proposes, or a Gaussian process if trials report once "
+        "and take long enough for it."
     )

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from statistics import median
 
-ENOUGH = 5  # trials that must have reached an epoch, or all, before trials are compared there
+ENOUGH = 8  # trials that must have reached an epoch, or all, before trials are compared there
 
 
 class Curves:

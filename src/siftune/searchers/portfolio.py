@@ -15,12 +15,13 @@ SHARE = 0.1  # of the time between two proposals that one of them may take
 
 
 class Portfolio(Searcher):
-    """Optuna's TPE, and its Gaussian process from `startup` results on if trials take long enough.
+    """Optuna's TPE, and its Gaussian process from `startup` results on where it is the better one.
 
-    `slots` is the number of trials that run at once, so that a proposal is needed whenever one
-    `slots`-th of a trial's time has passed. The Gaussian process is used if its proposals take less
-    than a tenth of this. The choice is made once, from the first `startup` trials that trained an
-    epoch, and printed.
+    This is where trials report once, and take long enough: `slots` is the number of trials that run
+    at once, so that a proposal is needed whenever one `slots`-th of a trial's time has passed, and
+    the Gaussian process may take a tenth of this. With several epochs, of which the scheduler stops
+    most trials early, TPE finds better configs (tests/bench/README.md). The choice is made once,
+    from the first `startup` trials that reported, and printed.
     """
 
     def __init__(self, space: Space, *, seed: int, slots: int = 1, startup: int = 10) -> None:
@@ -34,6 +35,7 @@ class Portfolio(Searcher):
         self._events: list[Callable[[Searcher], None]] = []  # to tell the Gaussian process
         self._seconds: dict[str, float] = {}  # of each running trial
         self._durations: list[float] = []  # of the first trials that ended
+        self._has_epochs = False  # a trial has reported more than once
 
     @classmethod
     def resolve(cls, options: dict[str, Any], *, slots: int) -> dict[str, Any]:
@@ -57,6 +59,7 @@ class Portfolio(Searcher):
         self._tell(lambda searcher: searcher.begin(trial, config))
 
     def report(self, trial: str, epoch: int, score: float, seconds: float = 0.0) -> None:
+        self._has_epochs |= trial in self._seconds
         self._seconds[trial] = self._seconds.get(trial, 0.0) + seconds
         self._tell(lambda searcher: searcher.report(trial, epoch, score, seconds))
 
@@ -77,15 +80,16 @@ class Portfolio(Searcher):
 
     def _choose(self, duration: float) -> None:
         needed = PROPOSAL_S * self._slots / SHARE
-        self._uses_gp = duration >= needed
-        where = f"{self._slots} slots" if self._slots > 1 else "one slot"
-        usual = f"the first {self._startup} trials took {duration:.3g} s on average"
+        self._uses_gp = duration >= needed and not self._has_epochs
         if self._uses_gp:
             self.processes = 1
-            self.say(f"searcher portfolio: {usual}, so a Gaussian process proposes from now on")
-        else:
-            self._events.clear()
-            self.say(
-                f"searcher portfolio: TPE goes on proposing, because {usual}; for {where}, a "
-                f"Gaussian process pays off from {needed:.3g} s"
-            )
+            reason = f"trials report once and take {duration:.3g} s"
+            self.say(f"searcher portfolio: a Gaussian process proposes from now on: {reason}")
+            return
+        self._events.clear()
+        reason = "trials report several times"
+        if not self._has_epochs:
+            slots = f"{self._slots} slots" if self._slots > 1 else "one slot"
+            reason = f"trials take {duration:.3g} s; from {needed:.3g} s on, a Gaussian process"
+            reason += f" would be fast enough for {slots}"
+        self.say(f"searcher portfolio: TPE continues to propose: {reason}")
