@@ -8,6 +8,7 @@ from typing import Any
 
 from siftune.space import domains
 from siftune.space.domains import Domain
+from siftune.space.drawn import is_function
 
 
 def _randint(low: int, high: int, *, log: bool = False) -> domains.Integer:
@@ -103,17 +104,17 @@ def _expression(text: str) -> ast.expr | None:
 def from_ray(value: Any) -> Domain | None:
     """Returns the domain of a Ray Tune object, or None if `value` is not such an object.
 
-    Raises ValueError for objects that no searcher supports (`sample_from`, the unbounded `randn`).
+    Raises ValueError for `sample_from`, which is a domain only in a file; see `drawn`.
     """
     if isinstance(value, dict) and set(value) == {"grid_search"}:
         return _choice(value["grid_search"])
     if not type(value).__module__.startswith("ray.tune.search.sample"):
         return None
     kind, sampler = type(value).__name__, value.get_sampler()
-    if kind == "Function":
+    if is_function(value):
         raise ValueError(
-            "sample_from is not supported: use a domain instead, and when() for a conditional "
-            "parameter"
+            "sample_from works in a dictionary of a file only, and without a condition: its "
+            "function can return another value instead"
         )
     if kind == "Categorical":
         return _choice(value.categories)
