@@ -17,6 +17,7 @@ import torch
 
 from siftune.trainables.datasets.mnist import ensure_mnist
 from tests.bench import accuracy, gpu, on_cluster, overhead, packing, samples_per_s, scale, search
+from tests.bench.quality import measure as quality
 from tests.bench.results import Figures, keep, machine
 from tests.bench.table import FAST, FULL, fast_table, table
 from tests.readme import write_part
@@ -87,6 +88,7 @@ BENCHMARKS: dict[str, tuple[Callable[[], Figures], Callable[[], str]]] = {
     "overhead": (overhead.measure, _nothing),
     "growth": (overhead.growth, _nothing),
     "search": (search.measure, _nothing),
+    "quality": (quality.measure, _nothing),
     "training": (_on_mnist(samples_per_s.measure), _no_gpu),
     "accuracy": (_on_mnist(accuracy.measure), _no_gpu),
     "gpu": (_on_mnist(gpu.measure), _gpu),

@@ -1,0 +1,1 @@
+"""Quality of the search, without Ray: siftune's pairs and other tools in the same simulation."""
