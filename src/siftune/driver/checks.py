@@ -1,5 +1,6 @@
 """Checks before a study starts, and notes that tell the user what to expect."""
 
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,24 +50,39 @@ def resource_mistakes(
     ]
 
 
-def check_memory(study: Study, trainable: TrainableSpec) -> list[str]:
-    """Returns a sentence about the GPU memory that a trial needs, if this is known in advance.
+def check_memory(study: Study, trainable: TrainableSpec, *, slots: int) -> list[str]:
+    """Returns a sentence about the memory that a trial needs, if this is known in advance: on its
+    GPUs, or on the node if it has none. `slots`: trials at once.
 
     Raises UsageError if the GPUs have less.
     """
-    if (needed := trainable.memory_gib(study.space)) is None:
+    if (needed := trainable.memory_gib(study.space, gpu=study.gpus_per_trial > 0)) is None:
         return []
-    where = f" on each of {trainable.processes} GPUs" if trainable.processes > 1 else ""
+    processes = trainable.processes
+    if not study.gpus_per_trial:
+        each = f" in each of its {processes} processes" if processes > 1 else ""
+        needs = (
+            f"the largest config needs up to {math.ceil(10 * needed) / 10:.1f} GiB of memory{each}"
+        )
+        together, has = needed * processes * slots, resources.memory_gib()
+        if together < has:
+            return [needs]
+        return [
+            f"{needs}, and {slots} trials at once need {together:.0f} GiB of this machine's "
+            f"{has:.0f}: set a smaller batch_size, or --concurrent "
+            f"{max(1, int(has / needed / processes))}"
+        ]
+    where = f" on each of {processes} GPUs" if processes > 1 else ""
     needs = f"the largest config needs about {needed:.0f} GiB of GPU memory{where}"
-    if not study.gpus_per_trial or (has := gpus.memory_gib()) is None:
+    if (has_gib := gpus.memory_gib()) is None:
         return [needs]
     # How many trials share a GPU is decided later, by the memory that the first one uses.
-    if needed > has:
+    if needed > has_gib:
         raise UsageError(
-            f"{needs}, but a GPU has {has:.0f} GiB: use more GPUs with --gpus-per-trial, or set a "
-            "smaller batch_size, accumulation=4 or recompute=true"
+            f"{needs}, but a GPU has {has_gib:.0f} GiB: use more GPUs with --gpus-per-trial, or "
+            "set a smaller batch_size, accumulation=4 or recompute=true"
         )
-    return [f"{needs}; a GPU has {has:.0f} GiB"]
+    return [f"{needs}; a GPU has {has_gib:.0f} GiB"]
 
 
 def is_begun(directory: Path) -> bool:
@@ -132,6 +148,12 @@ def notes(study: Study, nodes: list[Node], slots: int) -> Iterator[str]:
         yield (
             f"training on a part of the data set: {study.trainable_options['images']:,} of MNIST's "
             "60,000 training images; --preset mnist uses all of them"
+        )
+    windows = study.trainable_options.get("windows")
+    if study.trainable == "t5" and not study.gpus_per_trial and windows:
+        yield (
+            f"without a GPU, t5 is a toy by default: it trains on {windows:,} windows of its text; "
+            "--trainable-arg windows=null uses all of it, --set and --space change the sizes"
         )
     if study.trainable == "sklearn" and not study.trainable_options.get("table"):
         yield (

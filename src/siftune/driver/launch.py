@@ -101,7 +101,7 @@ def _plan(
     slots = max(1, min(slots, request.concurrent or sys.maxsize))
     try:
         study, notes = plan(request, slots=slots, gpus_per_trial=gpus_per_trial)
-        notes += [] if mistakes else checks.check_memory(study, trainable)
+        notes += [] if mistakes else checks.check_memory(study, trainable, slots=slots)
     except UsageError as error:
         mistakes += error.mistakes
     if mistakes:

@@ -52,6 +52,11 @@ def nodes() -> list[Node]:
     return [Node(cpus=here.cpus, gpus=here.gpus)] * here.nodes
 
 
+def memory_gib() -> float:
+    """Returns the memory of this machine, in GiB."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+
 def threads(cpus: float) -> int:
     """Returns how many threads the libraries of a process with this number of CPUs may use.
 

@@ -79,9 +79,9 @@ class TrainableSpec:
             if option not in known
         ]
 
-    def memory_gib(self, space: Space) -> float | None:
-        """Returns the GPU memory in GiB that each process needs, or None. See `Trainable`."""
-        return self.build().memory_gib(space, self.processes)
+    def memory_gib(self, space: Space, *, gpu: bool) -> float | None:
+        """Returns the memory in GiB that each process needs, or None. See `Trainable`."""
+        return self.build().memory_gib(space, self.processes, gpu=gpu)
 
     def run(
         self, config: Config, start: Path | None, report: Report, *, save_in: Callable[[int], Path]
@@ -90,11 +90,20 @@ class TrainableSpec:
         self.build().run(config, start, report, save_in=save_in)
 
 
-def default_space(name: str) -> dict[str, Any]:
-    """Returns a trainable's default space. Raises UsageError if it has none."""
+def default_space(name: str, *, gpu: bool = True) -> dict[str, Any]:
+    """Returns a trainable's default space, for trials with or without a GPU.
+
+    Raises UsageError if it has none.
+    """
     if name in TRAINABLES:
-        return dict(TRAINABLES.load(name).space)
+        built_in = TRAINABLES.load(name)
+        return {**built_in.space, **({} if gpu else built_in.cpu_space)}
     return _user_trainable(name, seed=0).default_space()
+
+
+def cpu_options(name: str) -> dict[str, Any]:
+    """Returns the options whose defaults differ where trials have no GPU."""
+    return dict(TRAINABLES.load(name).cpu_options) if name in TRAINABLES else {}
 
 
 def load(name: str, args: str = "") -> None:
