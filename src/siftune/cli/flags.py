@@ -209,6 +209,7 @@ def read_trial(flags: Mapping[str, Any]) -> tuple[TrainableSpec, Config, dict[st
         data=flags["data"],
         seed=request.seed,
         options=request.trainable_options,
+        processes=request.processes_per_trial or 1,
         printed=PrintedMetrics(
             metric=request.metric,
             patterns=tuple(request.metric_patterns),

@@ -11,6 +11,7 @@ from siftune.errors import UsageError
 from siftune.machine import gpus, resources
 from siftune.machine.resources import Node
 from siftune.study.request import StudyRequest
+from siftune.study.request import processes as processes_of
 from siftune.study.study import Study
 from siftune.trainables import TrainableSpec
 
@@ -21,6 +22,12 @@ def resource_mistakes(
     request: StudyRequest, nodes: list[Node], *, gpus_per_trial: float
 ) -> list[str]:
     """Returns a sentence for each reason why a trial does not fit on the nodes."""
+    processes = processes_of(request.processes_per_trial, gpus_per_trial)
+    if gpus_per_trial and processes != (one_each := max(1, int(gpus_per_trial))):
+        return [
+            f"--processes-per-trial must be {one_each} with --gpus-per-trial {gpus_per_trial:g}, "
+            f"got {processes}: leave it out, or pass --gpus-per-trial 0 to train on CPUs"
+        ]
     cpus_per_trial, most_gpus = request.cpus_per_trial, sum(node.gpus for node in nodes)
     if gpus_per_trial > most_gpus:
         too_many_gpus = [
@@ -29,8 +36,9 @@ def resource_mistakes(
         ]
     else:
         too_many_gpus = []
-    processes = max(1, int(gpus_per_trial))
     most_cpus = nodes[0].cpus * processes
+    if not gpus_per_trial:
+        most_cpus /= math.ceil(processes / len(nodes))  # the processes that share a node
     if cpus_per_trial > most_cpus:
         several = f" for {processes} processes" if processes > 1 else ""
         return [
@@ -39,7 +47,7 @@ def resource_mistakes(
             f"got {cpus_per_trial:g}. Use --cpus-per-trial {most_cpus:g}",
         ]
     if too_many_gpus or resources.slots(
-        nodes, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial
+        nodes, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, processes=processes
     ):
         return too_many_gpus
     fitting = most_cpus * min(1, int(nodes[0].gpus) * len(nodes) / processes)

@@ -30,13 +30,14 @@ class Node:
         return min(by_cpu, int(self.gpus) * int(1 / gpus_per_trial + _ROUNDING))
 
 
-def slots(nodes: list[Node], *, cpus_per_trial: float, gpus_per_trial: float) -> int:
+def slots(
+    nodes: list[Node], *, cpus_per_trial: float, gpus_per_trial: float, processes: int
+) -> int:
     """Returns how many trials of this size run on the nodes at once.
 
-    A trial on several GPUs has one process per GPU, each with an equal share of the CPUs. Its GPUs
-    are on one node if any node has that many.
+    The processes of a trial have equal shares of its CPUs and GPUs. They are on one node if any
+    node has enough.
     """
-    processes = max(1, int(gpus_per_trial))
     cpus, gpus = cpus_per_trial / processes, gpus_per_trial / processes
     fitting = [node.slots(cpus_per_trial=cpus, gpus_per_trial=gpus) for node in nodes]
     if max(fitting, default=0) < processes:

@@ -42,7 +42,7 @@ class TrainableSpec:
     data: Path
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
-    processes: int = 1  # per trial; if there are several, each has one GPU
+    processes: int = 1  # per trial; if there are several, each has one GPU or none
     printed: PrintedMetrics = field(default_factory=PrintedMetrics)  # for a script
 
     def build(self) -> Trainable:
@@ -62,9 +62,9 @@ class TrainableSpec:
             return list(error.mistakes)
         if self.processes > 1 and not trainable.several_processes:
             return [
-                f"--gpus-per-trial {self.processes} needs a trainable that can run in several "
-                f"processes, but {self.name} cannot: give a function, FILE.py:FUNC, that calls "
-                "siftune.parallel.wrap(model)"
+                f"{self.name} cannot train in several processes, so --gpus-per-trial and "
+                f"--processes-per-trial must be at most 1, got {self.processes}: give a function, "
+                "FILE.py:FUNC, that calls siftune.parallel.wrap(model)"
             ]
         return [*trainable.mistakes(space), *self._option_mistakes()]
 
