@@ -112,7 +112,7 @@ now() {
     rm "$file"
 }
 
-# duration SECONDS: prints it in the words of duration in src/siftune/record/history.py
+# duration SECONDS: prints it in the words of duration in src/siftune/record/wording.py
 duration() {
     LC_ALL=C awk -v s="$(($1 > 0 ? $1 : 0))" 'BEGIN {
         if (s < 90) printf "%d s", s

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,6 +174,57 @@ def test_a_renamed_study_is_the_study_of_its_directory(
     ran.directory.rename(tmp_path / "results" / "renamed")
     assert command("tune", "--resume", "results/renamed", "--trials", "2").returncode == 0
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["renamed"]
+
+
+TWO = """\
+    import os
+
+    import torch
+    import torch.distributed as dist
+
+    SPACE = {"lr": tune.uniform(0.0, 1.0), "fail": False, "epochs": 2}
+
+
+    def train(config):
+        assert dist.get_world_size() == 2
+        assert not (config["fail"] and dist.get_rank()), "the second fails"
+        print("cpus", tune.get_context().get_trial_resources().bundles)
+        for epoch in range(config["epochs"]):
+            mean = torch.tensor([config["lr"] + dist.get_rank() + epoch], dtype=torch.float64)
+            dist.all_reduce(mean)
+            tune.report({"loss": mean.item() / 2, "lr": config["lr"], "rank": dist.get_rank()})
+"""
+TOGETHER = ("--processes-per-trial", "2")
+
+
+def test_a_trial_of_two_processes_runs_on_cpus(tune: Callable[..., Ran]) -> None:
+    ran = tune(TWO, *TOGETHER, "--cpus-per-trial", "2", "--trials", "2")
+    assert ran.status == 0, ran.output
+    assert [end["state"] for end in ran.of("end")] == ["completed"] * 2
+    assert len(ran.of("epoch")) == 4
+    for epoch in ran.of("epoch"):
+        metrics = epoch["metrics"]
+        # The mean over the ranks 0 and 1.
+        assert metrics["loss"] == pytest.approx(metrics["lr"] + 0.5 + epoch["epoch"] - 1)
+        assert metrics["rank"] == 0
+    for log in ("log.txt", "log.1.txt"):  # each process has half of the CPUs
+        assert "[{'CPU': 1.0}, {'CPU': 1.0}]" in (ran.directory / "trials/0001" / log).read_text()
+
+
+def test_train_runs_two_processes_and_says_when_one_fails(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text("from ray import tune\n" + dedent(TWO))
+    words = ("--trainable", "mine.py:train", "--set", "lr=0.25", *TOGETHER)
+    done = command("train", *words)
+    assert done.returncode == 0, done.stdout
+    assert re.findall(r"loss=(\S+) lr=0.25 rank=(.)", done.stdout) == [("0.75", "0"), ("1.75", "0")]
+    done = command("train", *words, "--set", "fail=true")
+    assert done.returncode == 1
+    assert "the second fails" in done.stdout
+    done = command("train", *words, "--check")
+    assert done.returncode == 2
+    assert "leave out --processes-per-trial" in done.stdout
 
 
 def test_train_says_that_the_metric_never_came(command: Callable[..., Any], tmp_path: Path) -> None:

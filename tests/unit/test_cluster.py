@@ -2,7 +2,10 @@
 
 import pytest
 
+from siftune.cli import flags, tune
+from siftune.driver import checks
 from siftune.machine.resources import Node, slots
+from siftune.study import request
 
 
 @pytest.mark.parametrize(
@@ -35,4 +38,39 @@ def test_slots(
     expected: int,
 ) -> None:
     machines = [Node(cpus=cpus, gpus=gpus)] * nodes
-    assert slots(machines, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial) == expected
+    each = {"cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial}
+    processes = request.processes(None, gpus_per_trial)
+    assert slots(machines, **each, processes=processes) == expected
+
+
+def planned(nodes: list[Node], *words: str) -> list[str]:
+    """Returns the mistakes of a study with these flags on these nodes."""
+    arguments = flags.parse(tune.parser(), ["--trainable", "sklearn", *words])
+    asked, _ = flags.read_study(vars(arguments))
+    gpus_per_trial = asked.gpus_per_trial or 0
+    return checks.resource_mistakes(asked, nodes, gpus_per_trial=gpus_per_trial)
+
+
+def test_processes_on_cpus_divide_the_cpus_of_the_trial() -> None:
+    two = {"gpus_per_trial": 0, "processes": 2}
+    assert slots([Node(cpus=4, gpus=0)], cpus_per_trial=2, **two) == 2
+    assert slots([Node(cpus=2, gpus=0)] * 2, cpus_per_trial=4, **two) == 1  # on both nodes
+    assert slots([Node(cpus=2, gpus=0)], cpus_per_trial=1, **two) == 2
+    wanted = ["--processes-per-trial", "2", "--cpus-per-trial"]
+    assert planned([Node(cpus=2, gpus=0)], *wanted, "2") == []
+    assert planned([Node(cpus=2, gpus=0)] * 2, *wanted, "4") == []
+    (mistake,) = planned([Node(cpus=2, gpus=0)], *wanted, "3")
+    assert mistake.endswith("Use --cpus-per-trial 2")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "must_be"),
+    [("2", "2", None), ("0", "3", None), ("2", "3", 2), ("2", "1", 2), ("0.5", "2", 1)],
+)
+def test_processes_and_gpus_of_a_trial_agree(
+    gpus: str, processes: str, must_be: int | None
+) -> None:
+    words = ("--gpus-per-trial", gpus, "--processes-per-trial", processes)
+    mistakes = planned([Node(cpus=8, gpus=4)], *words)
+    expected = [f"--processes-per-trial must be {must_be} with --gpus-per-trial {gpus}, got"]
+    assert [mistake[: len(expected[0])] for mistake in mistakes] == (expected if must_be else [])

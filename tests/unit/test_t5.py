@@ -2,6 +2,12 @@
 
 import json
 import math
+import multiprocessing
+import resource
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +16,7 @@ import pytest
 import torch
 from test_parallel import Pool, pool, run  # noqa: F401  a fixture
 
+from siftune.cli import flags, tune
 from siftune.space import Space
 from siftune.study.presets import PRESETS
 from siftune.study.reading import read
@@ -192,7 +199,91 @@ def test_the_estimate_grows_with_what_costs_memory() -> None:
 
     assert needed() < 79
     assert needed(batch_size=256) > needed() > needed(accumulation=4) > needed(recompute=True)
-    assert t5.T5(data=Path(), seed=0, model="given").memory_gib(Space.read(t5.SPACE), 1) is None
+    given = t5.T5(data=Path(), seed=0, model="given")
+    assert given.memory_gib(Space.read(t5.SPACE), 1, gpu=True) is None
+
+
+CPU_LARGEST: dict[str, Any] = CONFIG | {"dropout": 0.1}
+CPU_LARGEST |= {name: max(domain.categories) for name, domain in t5.CPU_SPACE.items()}
+
+
+MEASURED: list[tuple[dict[str, Any], int]] = [
+    (CPU_LARGEST, t5.CPU_OPTIONS["length"]),
+    (CPU_LARGEST | {"d_ff": 1024, "batch_size": 128, "num_layers": 1}, 256),
+]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    """Returns the figures that `measure` prints. Its interpreter has no other fork server."""
+    command = [sys.executable, "-c", "import test_t5; test_t5.measure()"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, check=True)
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def measure() -> None:
+    """Prints the peaks and the time, of processes that are forked from a server that has imported
+    torch, as those of trials are."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["siftune.trainables.t5", "ray.tune"])
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as executor:
+        peaks = [executor.submit(_peak_gib, *case).result() for case in MEASURED]
+        print(json.dumps({"gib": peaks, "epoch_s": executor.submit(_epoch_cpu_s).result()}))
+
+
+def _peak_gib(config: dict[str, Any], length: int) -> float:
+    """Returns the peak memory of a process that trains four batches."""
+    torch.set_num_threads(1)
+    windows = math.ceil(4 * config["batch_size"] / 0.95) + 20
+    trainable = t5.T5(data=Path(), seed=0, length=length, windows=windows)
+    next(trainable.epochs(config | {"epochs": 1}, start=None))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _epoch_cpu_s() -> float:
+    """Returns the processor time of the first epoch of the largest default config."""
+    torch.set_num_threads(1)
+    before = time.process_time()
+    next(t5.T5(data=Path(), seed=0, **t5.CPU_OPTIONS).epochs(CPU_LARGEST, start=None))
+    return time.process_time() - before
+
+
+def test_without_a_gpu_the_first_epoch_comes_in_seconds(
+    alone: dict[str, Any], record_property: Any
+) -> None:
+    record_property("figures", f"{alone['epoch_s']:.1f} s of processor time for the first epoch")
+    assert alone["epoch_s"] < 30
+
+
+@pytest.mark.parametrize("case", range(len(MEASURED)))
+def test_the_estimate_without_a_gpu_holds(
+    alone: dict[str, Any], case: int, record_property: Any
+) -> None:
+    config, length = MEASURED[case]
+    used = alone["gib"][case]
+    space = Space.read(t5.SPACE | config)
+    estimated = t5.T5(data=Path(), seed=0, length=length).memory_gib(space, 1, gpu=False)
+    record_property("figures", f"{used:.2f} GiB used, {estimated:.2f} GiB estimated")
+    assert estimated
+    assert used <= estimated <= 1.25 * used
+
+
+@pytest.mark.parametrize(
+    ("words", "windows", "batch_size"),
+    [
+        (["--gpus-per-trial", "0"], 600, 32),
+        (["--gpus-per-trial", "0", "--trainable-arg", "windows=40"], 40, 32),
+        (["--gpus-per-trial", "1"], None, 128),
+    ],
+)
+def test_the_commands_have_smaller_defaults_without_a_gpu(
+    words: list[str], windows: int | None, batch_size: int
+) -> None:
+    arguments = flags.parse(tune.parser(), ["--trainable", "t5", *words])
+    request, _ = flags.read_study(vars(arguments))
+    assert request.trainable_options.get("windows") == windows
+    assert request.space.bounds("batch_size")[1] == batch_size
 
 
 def test_the_state_is_read_without_running_it(whole: tuple[list[Metrics], Path]) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -130,12 +131,35 @@ def read_study(flags: Mapping[str, Any]) -> tuple[StudyRequest, bool]:
         mistakes.messages.append(f"unknown preset {flags['preset']!r}; known: {known}")
     if flags["space"] is not None:
         layer["space"] = mistakes.attempt(dict[str, Any](), read_space, flags["space"])
+    gpu = _has_gpu(layer)
+    layers: list[Mapping[str, Any]] = [base, layer]
+    if not gpu and not flags["config"]:
+        layers.insert(1, _cpu_layer(layer.get("trainable", base.get("trainable"))))
     try:
-        request = reading.read([base, layer], changes, mark=slurm.job())
+        request = reading.read(layers, changes, mark=slurm.job(), gpu=gpu)
     except UsageError as error:
         raise UsageError([*mistakes.messages, *error.mistakes]) from None
     mistakes.check()
     return request, False
+
+
+def _has_gpu(layer: Mapping[str, Any]) -> bool:
+    """Returns whether the trials of a study with these settings have GPUs."""
+    from siftune.machine import resources
+
+    asked = layer.get("gpus_per_trial")
+    return resources.nodes()[0].gpus > 0 if asked is None else asked != 0
+
+
+def _cpu_layer(trainable: Any) -> dict[str, Any]:
+    """Returns the defaults of a trainable without a GPU. They become part of the study, so that it
+    stays the same when it is resumed on another machine."""
+    from siftune import trainables
+
+    with suppress(UsageError):  # reported later
+        if options := trainables.cpu_options(trainable):
+            return {"trainable": trainable, "trainable_options": options}
+    return {}
 
 
 def split_resume(arguments: argparse.Namespace) -> None:
@@ -185,6 +209,7 @@ def read_trial(flags: Mapping[str, Any]) -> tuple[TrainableSpec, Config, dict[st
         data=flags["data"],
         seed=request.seed,
         options=request.trainable_options,
+        processes=request.processes_per_trial or 1,
         printed=PrintedMetrics(
             metric=request.metric,
             patterns=tuple(request.metric_patterns),

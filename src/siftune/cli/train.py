@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
             "metric_patterns",
             "metric_file",
             "seed",
+            "processes_per_trial",
         ),
     )
     p.add_argument(
@@ -62,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         trainable, config, given = flags.read_trial(vars(arguments))
         print("config:", *(f"{name}={value}" for name, value in config.items()), flush=True)
         if arguments.check:
+            if trainable.processes > 1:
+                raise UsageError("--check trains in one process: leave out --processes-per-trial")
             return _check(trainable, given)
         return _train(trainable, given, arguments.save)
     except UsageError as error:

@@ -1,5 +1,6 @@
 """Checks before a study starts, and notes that tell the user what to expect."""
 
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from siftune.errors import UsageError
 from siftune.machine import gpus, resources
 from siftune.machine.resources import Node
 from siftune.study.request import StudyRequest
+from siftune.study.request import processes as processes_of
 from siftune.study.study import Study
 from siftune.trainables import TrainableSpec
 
@@ -20,6 +22,12 @@ def resource_mistakes(
     request: StudyRequest, nodes: list[Node], *, gpus_per_trial: float
 ) -> list[str]:
     """Returns a sentence for each reason why a trial does not fit on the nodes."""
+    processes = processes_of(request.processes_per_trial, gpus_per_trial)
+    if gpus_per_trial and processes != (one_each := max(1, int(gpus_per_trial))):
+        return [
+            f"--processes-per-trial must be {one_each} with --gpus-per-trial {gpus_per_trial:g}, "
+            f"got {processes}: leave it out, or pass --gpus-per-trial 0 to train on CPUs"
+        ]
     cpus_per_trial, most_gpus = request.cpus_per_trial, sum(node.gpus for node in nodes)
     if gpus_per_trial > most_gpus:
         too_many_gpus = [
@@ -28,8 +36,9 @@ def resource_mistakes(
         ]
     else:
         too_many_gpus = []
-    processes = max(1, int(gpus_per_trial))
     most_cpus = nodes[0].cpus * processes
+    if not gpus_per_trial:
+        most_cpus /= math.ceil(processes / len(nodes))  # the processes that share a node
     if cpus_per_trial > most_cpus:
         several = f" for {processes} processes" if processes > 1 else ""
         return [
@@ -38,7 +47,7 @@ def resource_mistakes(
             f"got {cpus_per_trial:g}. Use --cpus-per-trial {most_cpus:g}",
         ]
     if too_many_gpus or resources.slots(
-        nodes, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial
+        nodes, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, processes=processes
     ):
         return too_many_gpus
     fitting = most_cpus * min(1, int(nodes[0].gpus) * len(nodes) / processes)
@@ -49,24 +58,39 @@ def resource_mistakes(
     ]
 
 
-def check_memory(study: Study, trainable: TrainableSpec) -> list[str]:
-    """Returns a sentence about the GPU memory that a trial needs, if this is known in advance.
+def check_memory(study: Study, trainable: TrainableSpec, *, slots: int) -> list[str]:
+    """Returns a sentence about the memory that a trial needs, if this is known in advance: on its
+    GPUs, or on the node if it has none. `slots`: trials at once.
 
     Raises UsageError if the GPUs have less.
     """
-    if (needed := trainable.memory_gib(study.space)) is None:
+    if (needed := trainable.memory_gib(study.space, gpu=study.gpus_per_trial > 0)) is None:
         return []
-    where = f" on each of {trainable.processes} GPUs" if trainable.processes > 1 else ""
+    processes = trainable.processes
+    if not study.gpus_per_trial:
+        each = f" in each of its {processes} processes" if processes > 1 else ""
+        needs = (
+            f"the largest config needs up to {math.ceil(10 * needed) / 10:.1f} GiB of memory{each}"
+        )
+        together, has = needed * processes * slots, resources.memory_gib()
+        if together < has:
+            return [needs]
+        return [
+            f"{needs}, and {slots} trials at once need {together:.0f} GiB of this machine's "
+            f"{has:.0f}: set a smaller batch_size, or --concurrent "
+            f"{max(1, int(has / needed / processes))}"
+        ]
+    where = f" on each of {processes} GPUs" if processes > 1 else ""
     needs = f"the largest config needs about {needed:.0f} GiB of GPU memory{where}"
-    if not study.gpus_per_trial or (has := gpus.memory_gib()) is None:
+    if (has_gib := gpus.memory_gib()) is None:
         return [needs]
     # How many trials share a GPU is decided later, by the memory that the first one uses.
-    if needed > has:
+    if needed > has_gib:
         raise UsageError(
-            f"{needs}, but a GPU has {has:.0f} GiB: use more GPUs with --gpus-per-trial, or set a "
-            "smaller batch_size, accumulation=4 or recompute=true"
+            f"{needs}, but a GPU has {has_gib:.0f} GiB: use more GPUs with --gpus-per-trial, or "
+            "set a smaller batch_size, accumulation=4 or recompute=true"
         )
-    return [f"{needs}; a GPU has {has:.0f} GiB"]
+    return [f"{needs}; a GPU has {has_gib:.0f} GiB"]
 
 
 def is_begun(directory: Path) -> bool:
@@ -132,6 +156,12 @@ def notes(study: Study, nodes: list[Node], slots: int) -> Iterator[str]:
         yield (
             f"training on a part of the data set: {study.trainable_options['images']:,} of MNIST's "
             "60,000 training images; --preset mnist uses all of them"
+        )
+    windows = study.trainable_options.get("windows")
+    if study.trainable == "t5" and not study.gpus_per_trial and windows:
+        yield (
+            f"without a GPU, t5 is a toy by default: it trains on {windows:,} windows of its text; "
+            "--trainable-arg windows=null uses all of it, --set and --space change the sizes"
         )
     if study.trainable == "sklearn" and not study.trainable_options.get("table"):
         yield (

@@ -27,6 +27,7 @@ from siftune.record.lease import Lease
 from siftune.study.planning import plan
 from siftune.study.reading import read_resumed
 from siftune.study.request import StudyRequest
+from siftune.study.request import processes as processes_of
 from siftune.study.study import Study
 from siftune.trainables import TrainableSpec
 from siftune.trainables.user.printed import PrintedMetrics
@@ -73,7 +74,8 @@ def _plan(
     """
     gpus_per_trial = request.gpus_per_trial
     if gpus_per_trial is None:
-        gpus_per_trial = 1 if nodes[0].gpus else 0
+        gpus_per_trial = (request.processes_per_trial or 1) if nodes[0].gpus else 0
+    processes = processes_of(request.processes_per_trial, gpus_per_trial)
     # A study that is resumed in another directory trains the same file.
     request = replace(
         request,
@@ -85,7 +87,7 @@ def _plan(
         data=data.absolute(),
         seed=request.seed,
         options=request.trainable_options,
-        processes=max(1, int(gpus_per_trial)),
+        processes=processes,
         printed=PrintedMetrics(
             metric=request.metric,
             patterns=tuple(request.metric_patterns),
@@ -96,12 +98,15 @@ def _plan(
     mistakes += checks.resource_mistakes(request, nodes, gpus_per_trial=gpus_per_trial)
     mistakes += checks.directory_mistakes(new) if new else []
     slots = resources.slots(
-        nodes, cpus_per_trial=request.cpus_per_trial, gpus_per_trial=gpus_per_trial
+        nodes,
+        cpus_per_trial=request.cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        processes=processes,
     )
     slots = max(1, min(slots, request.concurrent or sys.maxsize))
     try:
         study, notes = plan(request, slots=slots, gpus_per_trial=gpus_per_trial)
-        notes += [] if mistakes else checks.check_memory(study, trainable)
+        notes += [] if mistakes else checks.check_memory(study, trainable, slots=slots)
     except UsageError as error:
         mistakes += error.mistakes
     if mistakes:

@@ -20,7 +20,10 @@ _WRITE_S = 5.0  # between two writes of summary.json
 def count_slots(study: Study, nodes: list[Node]) -> int:
     """Returns how many trials run at once on these nodes; 0 if none fits."""
     slots = resources.slots(
-        nodes, cpus_per_trial=study.cpus_per_trial, gpus_per_trial=study.gpus_per_trial
+        nodes,
+        cpus_per_trial=study.cpus_per_trial,
+        gpus_per_trial=study.gpus_per_trial,
+        processes=study.processes,
     )
     return min(slots, study.concurrent or sys.maxsize)
 

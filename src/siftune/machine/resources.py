@@ -30,13 +30,14 @@ class Node:
         return min(by_cpu, int(self.gpus) * int(1 / gpus_per_trial + _ROUNDING))
 
 
-def slots(nodes: list[Node], *, cpus_per_trial: float, gpus_per_trial: float) -> int:
+def slots(
+    nodes: list[Node], *, cpus_per_trial: float, gpus_per_trial: float, processes: int
+) -> int:
     """Returns how many trials of this size run on the nodes at once.
 
-    A trial on several GPUs has one process per GPU, each with an equal share of the CPUs. Its GPUs
-    are on one node if any node has that many.
+    The processes of a trial have equal shares of its CPUs and GPUs. They are on one node if any
+    node has enough.
     """
-    processes = max(1, int(gpus_per_trial))
     cpus, gpus = cpus_per_trial / processes, gpus_per_trial / processes
     fitting = [node.slots(cpus_per_trial=cpus, gpus_per_trial=gpus) for node in nodes]
     if max(fitting, default=0) < processes:
@@ -50,6 +51,11 @@ def nodes() -> list[Node]:
         return [Node(cpus=len(os.sched_getaffinity(0)), gpus=gpus.count())]
     here = slurm.allocation()
     return [Node(cpus=here.cpus, gpus=here.gpus)] * here.nodes
+
+
+def memory_gib() -> float:
+    """Returns the memory of this machine, in GiB."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
 
 
 def threads(cpus: float) -> int:

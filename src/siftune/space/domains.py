@@ -12,6 +12,7 @@ Searchers work with coordinates and not with values. There are three kinds of co
 """
 
 import ast
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -268,10 +269,11 @@ def plain(value: Any) -> Value:
 
 
 def _is_plain(value: Value) -> bool:
-    """Returns whether the value can be written as text and read back."""
+    """Returns whether the value can be written as text and as JSON, and read back."""
     try:
+        json.dumps(value)
         return bool(ast.literal_eval(repr(value)) == value)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, TypeError, ValueError):
         return False
 
 

@@ -33,13 +33,17 @@ _RETIRED = ("fused",)
 
 
 def read(
-    layers: list[Mapping[str, Any]], changes: Mapping[str, Any], *, mark: str | None = None
+    layers: list[Mapping[str, Any]],
+    changes: Mapping[str, Any],
+    *,
+    mark: str | None = None,
+    gpu: bool = True,
 ) -> StudyRequest:
     """Builds a request from layers, later ones overriding earlier ones, and the `--set` changes.
 
     A layer's `space` has the form that `Space.read` accepts; the default is the trainable's own
-    space. `mark` is the suffix of a generated study name; the default is the time. Raises
-    UsageError with every mistake.
+    space, which may be smaller if trials have no `gpu`. `mark` is the suffix of a generated study
+    name; the default is the time. Raises UsageError with every mistake.
     """
     values = _merge(layers)
     if values.get("trainable") in trainables.TRAINABLES and "metric" not in values:
@@ -54,7 +58,7 @@ def read(
             )
     space: Space | None = None
     try:
-        space = _space(values).override(changes)
+        space = _space(values, gpu=gpu).override(changes)
         if "epochs" in space:
             space.bounds("epochs")
             mistakes += space.unfit(Space({}, {"epochs": 1}))
@@ -181,10 +185,10 @@ def _merge(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _space(values: Mapping[str, Any]) -> Space:
+def _space(values: Mapping[str, Any], *, gpu: bool) -> Space:
     given = values.get("space")
     if given is None:
-        return Space.read(trainables.default_space(str(values.get("trainable"))))
+        return Space.read(trainables.default_space(str(values.get("trainable")), gpu=gpu))
     if isinstance(given, Space):
         return given
     if not isinstance(given, Mapping):

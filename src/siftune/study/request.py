@@ -213,6 +213,13 @@ class StudyRequest:
             "[1 if there are GPUs, otherwise 0]",
         ),
     )
+    processes_per_trial: int | None = field(
+        default=None,
+        metadata=_number(
+            _whole(1),
+            help="processes that train a trial together, also on CPUs; [one per GPU of the trial]",
+        ),
+    )
     concurrent: int | None = field(
         default=None, metadata=_number(_whole(1), help="number of trials at once; [as many as fit]")
     )
@@ -257,6 +264,12 @@ class StudyRequest:
             help="working directory of a trial: its own, or the launch directory; [trial]",
         ),
     )
+
+
+def processes(asked: int | None, gpus_per_trial: float) -> int:
+    """Returns the number of processes of a trial: one for each of its GPUs unless the user has
+    `asked` for another number, and at least 1."""
+    return asked or max(1, int(gpus_per_trial))
 
 
 def settings() -> dict[str, Setting]:

@@ -8,7 +8,7 @@ import yaml
 
 from siftune.schedulers import SCHEDULERS
 from siftune.searchers import SEARCHERS
-from siftune.study.request import StudyRequest
+from siftune.study.request import StudyRequest, processes
 
 DEFAULT_MAX_EPOCHS = 100
 
@@ -35,8 +35,8 @@ class Study(StudyRequest):
 
     @property
     def processes(self) -> int:
-        """The number of processes of a trial: one for each of its GPUs, and at least 1."""
-        return max(1, int(self.gpus_per_trial))
+        """The number of processes of a trial."""
+        return processes(self.processes_per_trial, self.gpus_per_trial)
 
     @property
     def max_epochs(self) -> int:

@@ -42,7 +42,7 @@ class TrainableSpec:
     data: Path
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
-    processes: int = 1  # per trial; if there are several, each has one GPU
+    processes: int = 1  # per trial; if there are several, each has one GPU or none
     printed: PrintedMetrics = field(default_factory=PrintedMetrics)  # for a script
 
     def build(self) -> Trainable:
@@ -62,9 +62,9 @@ class TrainableSpec:
             return list(error.mistakes)
         if self.processes > 1 and not trainable.several_processes:
             return [
-                f"--gpus-per-trial {self.processes} needs a trainable that can run in several "
-                f"processes, but {self.name} cannot: give a function, FILE.py:FUNC, that calls "
-                "siftune.parallel.wrap(model)"
+                f"{self.name} cannot train in several processes, so --gpus-per-trial and "
+                f"--processes-per-trial must be at most 1, got {self.processes}: give a function, "
+                "FILE.py:FUNC, that calls siftune.parallel.wrap(model)"
             ]
         return [*trainable.mistakes(space), *self._option_mistakes()]
 
@@ -79,9 +79,9 @@ class TrainableSpec:
             if option not in known
         ]
 
-    def memory_gib(self, space: Space) -> float | None:
-        """Returns the GPU memory in GiB that each process needs, or None. See `Trainable`."""
-        return self.build().memory_gib(space, self.processes)
+    def memory_gib(self, space: Space, *, gpu: bool) -> float | None:
+        """Returns the memory in GiB that each process needs, or None. See `Trainable`."""
+        return self.build().memory_gib(space, self.processes, gpu=gpu)
 
     def run(
         self, config: Config, start: Path | None, report: Report, *, save_in: Callable[[int], Path]
@@ -90,11 +90,20 @@ class TrainableSpec:
         self.build().run(config, start, report, save_in=save_in)
 
 
-def default_space(name: str) -> dict[str, Any]:
-    """Returns a trainable's default space. Raises UsageError if it has none."""
+def default_space(name: str, *, gpu: bool = True) -> dict[str, Any]:
+    """Returns a trainable's default space, for trials with or without a GPU.
+
+    Raises UsageError if it has none.
+    """
     if name in TRAINABLES:
-        return dict(TRAINABLES.load(name).space)
+        built_in = TRAINABLES.load(name)
+        return {**built_in.space, **({} if gpu else built_in.cpu_space)}
     return _user_trainable(name, seed=0).default_space()
+
+
+def cpu_options(name: str) -> dict[str, Any]:
+    """Returns the options whose defaults differ where trials have no GPU."""
+    return dict(TRAINABLES.load(name).cpu_options) if name in TRAINABLES else {}
 
 
 def load(name: str, args: str = "") -> None:

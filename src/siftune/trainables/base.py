@@ -21,7 +21,7 @@ class Trainable(ABC):
     A method raises UsageError if the user gave a wrong value.
     """
 
-    #: Whether a trial may have several processes, with one GPU each.
+    #: Whether a trial may have several processes.
     several_processes: ClassVar[bool] = True
 
     @abstractmethod
@@ -38,10 +38,10 @@ class Trainable(ABC):
     def load(self) -> None:
         """Does once what every trial needs, such as importing modules."""
 
-    def memory_gib(self, space: Space, processes: int) -> float | None:
-        """Returns the GPU memory in GiB that each process needs for the space's largest config.
+    def memory_gib(self, space: Space, processes: int, *, gpu: bool) -> float | None:
+        """Returns the memory in GiB that each process needs for the space's largest config.
 
-        Returns None if it is not known.
+        `gpu`: a process has a GPU, and its memory counts. Returns None if it is not known.
         """
         return None
 
@@ -71,6 +71,8 @@ class BuiltIn(Trainable):
 
     name: ClassVar[str]
     space: ClassVar[Mapping[str, Any]]
+    cpu_space: ClassVar[Mapping[str, Any]] = {}  # the entries of `space` that differ without a GPU
+    cpu_options: ClassVar[Mapping[str, Any]] = {}  # the defaults of options without a GPU
     metric: ClassVar[tuple[str, str]]  # the metric that a study optimises, and min or max
 
     def __init__(self, *, data: Path, seed: int) -> None:

@@ -50,7 +50,18 @@ SPACE: dict[str, Any] = {
     "epochs": 5,
 }
 
+# What differs on a machine without a GPU: a toy, whose first epoch takes seconds on one CPU core.
+CPU_SPACE: dict[str, Any] = {
+    "hidden_size": tune.choice([32, 64]),
+    "num_heads": tune.choice([1, 2, 4]),
+    "num_layers": tune.choice([1, 2]),
+    "d_ff": tune.choice([64, 128, 256]),
+    "batch_size": tune.choice([16, 32]),
+}
+CPU_OPTIONS: dict[str, Any] = {"length": 128, "windows": 600}
+
 HEAD = 64
+_HEAP_BLOCK = 32 * 2**20  # bytes; glibc maps larger blocks, and returns them when they are freed
 VALIDATION_BATCH = 64
 
 
@@ -59,6 +70,8 @@ class T5(BuiltIn):
 
     name = "t5"
     space = SPACE
+    cpu_space = CPU_SPACE
+    cpu_options = CPU_OPTIONS
     metric = ("bits_per_byte", "min")
 
     def __init__(
@@ -76,6 +89,7 @@ class T5(BuiltIn):
         `text`: a file or a folder [Python's standard library]. It is cut into windows of `length`
         tokens, and `windows` of them are used [all]. `model`: a directory with a Hugging Face T5
         model to start from, and its tokenizer. The config's sizes are then ignored.
+        Without a GPU the commands have the defaults in `CPU_OPTIONS`.
         """
         super().__init__(data=data, seed=seed)
         self._text = text
@@ -147,9 +161,14 @@ class T5(BuiltIn):
         shards.load(directory, network, None)
         return _score(network, text)
 
-    def memory_gib(self, space: Space, processes: int) -> float | None:
-        """Returns `estimate_gib`, or None if `model` determines the sizes."""
-        return None if self._model else estimate_gib(space, processes, length=self._length)
+    def memory_gib(self, space: Space, processes: int, *, gpu: bool) -> float | None:
+        """Returns the estimate for a GPU or a CPU, or None if `model` determines the sizes."""
+        if self._model:
+            return None
+        if gpu:
+            return estimate_gib(space, processes, length=self._length)
+        text_bytes = sum(path.stat().st_size for path in corpus.files(self._text))
+        return cpu_estimate_gib(space, processes, length=self._length, text_bytes=text_bytes)
 
     def _load(self, device: torch.device, seed: int) -> corpus.Text:
         has_tokenizer = self._model and any(Path(self._model).glob("*tokenizer*"))
@@ -226,6 +245,48 @@ def estimate_gib(space: Space, processes: int, *, length: int) -> float:
         activations = max(layers) + kept
     whole = 4 * largest_block if processes > 1 else 2 * parameters
     return (16 * parameters / processes + whole + activations) / 2**30 + 1
+
+
+def cpu_estimate_gib(space: Space, processes: int, *, length: int, text_bytes: int) -> float:
+    """Returns an upper estimate of the memory in GiB of each process of a trial without a GPU.
+
+    It is for the largest config, and the sum of:
+
+    - the process with its libraries: 0.55 GiB
+    - reading the text: 5 bytes per byte
+    - weights, gradients and two moments: 16 bytes per parameter, divided among the processes
+    - activations in float32: the bytes that torch saves for the backward pass, counted per token
+      of a layer, with 10% for those in use. Tensors below 32 MiB count 1.9 times, because glibc
+      keeps them in its heap, which becomes fragmented. Both factors are measured
+    """
+    config = {name: space.bounds(name)[1] for name in SPACE}
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build(config, corpus.Vocabulary()).parameters())
+    encoder, decoder = corpus.lengths(length)
+    rows = math.ceil(config["batch_size"] / processes / space.bounds("accumulation")[0])
+    hidden, heads, inner = config["hidden_size"], config["num_heads"], HEAD * config["num_heads"]
+
+    def held(values: float, of: int) -> float:
+        """Returns the memory of tensors with `of` values per row and `values` bytes in all."""
+        return rows * values * (1.9 if rows * 4 * of < _HEAP_BLOCK else 1.1)
+
+    kinds = []
+    for tokens, attended, width, score in (
+        (encoder, encoder, 30, 11),
+        (decoder, encoder + decoder, 62, 19),
+    ):
+        kinds += [
+            held(width * tokens * hidden, tokens * hidden),
+            held(24 * tokens * inner, tokens * inner),
+            held(33 * tokens * config["d_ff"], tokens * config["d_ff"]),
+            held(score * tokens * attended * heads, tokens * attended * heads),
+        ]
+    layers = 1 if space.bounds("recompute")[0] else config["num_layers"]
+    kept = held(8 * config["num_layers"] * (encoder + decoder) * hidden, encoder * hidden)
+    ends = held(21 * (encoder + decoder) * hidden, encoder * hidden)
+    ends += held(12 * decoder * corpus.Vocabulary().size, decoder * corpus.Vocabulary().size)
+    activations = layers * sum(kinds) + ends + (kept if layers < config["num_layers"] else 0)
+    return (16 * parameters / processes + activations + 5 * text_bytes) / 2**30 + 0.55
 
 
 def _build(config: dict[str, Any], model: str) -> T5ForConditionalGeneration:

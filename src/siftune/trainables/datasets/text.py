@@ -71,7 +71,7 @@ def load(
             f"{text or 'standard library'}: {len(order)} windows of {length} tokens are too few, "
             f"at least {_HELD_OUT} are needed: give more text or a smaller length"
         )
-    val, train = cut[order[:held_out]], cut[order[held_out:]]
+    val, train = cut[order[:held_out]].int(), cut[order[held_out:]].int()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inputs, targets = corrupt(val, vocabulary)
@@ -161,12 +161,13 @@ def _select(values: Tensor, chosen: Tensor, count: int) -> Tensor:
 
 
 def _tokens(text: str, tokenizer: str) -> tuple[Vocabulary, Tensor, float]:
-    """Returns the vocabulary, the tokens, int32 [N], and the mean number of bytes per token."""
+    """Returns the vocabulary, the tokens, integers [N], and the mean number of bytes per token."""
     if not tokenizer:
         vocabulary = Vocabulary()
         whole = b"\n".join(content.encode() for content in _contents(text))
-        numbers = torch.frombuffer(bytearray(whole), dtype=torch.uint8).to(torch.int32)
-        return vocabulary, numbers + vocabulary.first_byte, 1.0
+        # Two bytes per token: only the windows that are used are widened.
+        numbers = torch.frombuffer(bytearray(whole), dtype=torch.uint8).to(torch.int16)
+        return vocabulary, numbers.add_(vocabulary.first_byte), 1.0
     from transformers import AutoTokenizer
 
     reader: Any = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
