@@ -20,8 +20,12 @@ class Job:
     number: str
 
     def queued(self, states: str) -> bool:
+        """Returns whether the job is in one of the states; True if Slurm does not answer now."""
         queue = ("squeue", "--noheader", f"--jobs={self.number}", f"--states={states}")
-        return bool(self.cluster.run(self.account, *queue).stdout.strip())
+        done = self.cluster.run(self.account, *queue)
+        if done.returncode and "Invalid job id" not in done.stderr:
+            return True
+        return bool(done.stdout.strip())
 
     def wait(self, deadline_s: float = 240, every_s: float = 0.2) -> str:
         """Waits for the job to end, and returns its log."""
