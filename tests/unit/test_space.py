@@ -434,7 +434,7 @@ def mistakes(**entries: Any) -> tuple[str, ...]:
         ("tune.something(0, 1)", "unknown domain 'something'"),
         ("uniform(0, __import__('os'))", "is not a domain: malformed"),
         ("randn(0, 0)", "the standard deviation must be above 0, got 0"),
-        (tune.sample_from(lambda _: 1), "sample_from works in a dictionary of a file only"),
+        (tune.sample_from(lambda _: 1), "sample_from is not supported: use a domain"),
         ({"grid_search": [1], "more": 2}, "grid_search must be the only entry"),
         (len, "a constant must be a number, text, or a list of them, got <built-in"),
         (when("depth > 1", "uniform(1, 0)"), "low must not be above high, got low 1 and high 0"),

@@ -23,8 +23,8 @@ def duration(seconds: float) -> str:
 
 def settings(config: Config, space: Space) -> Iterator[str]:
     """Yields NAME=VALUE for each parameter of the space that has an effect in this config."""
-    active, names = space.active(config), (*space.parameters, *space.drawn)
-    return (f"{n}={short(active[n])}" for n in names if n in active)
+    active = space.active(config)
+    return (f"{n}={short(active[n])}" for n in space.parameters if n in active)
 
 
 def place(node: str | None, gpu: str | None) -> str:

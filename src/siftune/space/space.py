@@ -23,7 +23,6 @@ from siftune.errors import UsageError
 from siftune.space import domains, entries, grids
 from siftune.space.conditions import Condition
 from siftune.space.domains import Domain, Value
-from siftune.space.drawn import Drawn, draw
 from siftune.space.entries import Parameter, When
 
 Config = dict[str, Value]
@@ -39,15 +38,12 @@ class Space:
         parameters: Mapping[str, Parameter],
         constants: Mapping[str, Value],
         nested: Mapping[str, tuple[str, ...]] | None = None,
-        drawn: Mapping[str, Drawn] | None = None,
     ) -> None:
-        """`nested`: names that stand for entries of nested dictionaries, with their paths. `drawn`:
-        entries that `sample` gets from a user's function, after all parameters."""
+        """`nested`: names that stand for entries of nested dictionaries, with their paths."""
         self.parameters = dict(parameters)
         self.constants = {name: domains.plain(value) for name, value in constants.items()}
         self._given = dict(constants)  # with tuples
         self._nested = dict(nested or {})
-        self.drawn = dict(drawn or {})
         self._conditions = {
             p.name: Condition(p.condition) for p in self.parameters.values() if p.condition
         }
@@ -62,7 +58,6 @@ class Space:
         """
         parameters: dict[str, Parameter] = {}
         constants: dict[str, Value] = {}
-        drawn: dict[str, Drawn] = {}
         mistakes: list[str] = []
         listed, nested = entries.flat(mapping)
         for name, given in listed:
@@ -72,19 +67,14 @@ class Space:
                     f"them, got {name!r}"
                 )
                 continue
-            if name in parameters or name in constants or name in drawn:
+            if name in parameters or name in constants:
                 mistakes.append(f"parameter {name!r} is given twice, flat and nested")
-                continue
-            if isinstance(given, Drawn):
-                drawn[name] = given
                 continue
             try:
                 domain, condition = entries.read_entry(given)
                 entry_mistakes = domain.mistakes() if domain else entries.constant_mistakes(given)
                 if condition is not None:
-                    entry_mistakes += entries.unknown_mistakes(
-                        condition, {n: v for n, v in listed if not isinstance(v, Drawn)}
-                    )
+                    entry_mistakes += entries.unknown_mistakes(condition, dict(listed))
             except (TypeError, ValueError) as error:
                 domain, condition, entry_mistakes = None, None, [str(error)]
             mistakes += [f"parameter {name!r}: {mistake}" for mistake in entry_mistakes]
@@ -96,7 +86,7 @@ class Space:
                 parameters[name] = Parameter(name, domain, condition)
         mistakes += entries.comparison_mistakes(parameters, constants)
         try:
-            space = cls(parameters, constants, nested, drawn)
+            space = cls(parameters, constants, nested)
         except UsageError as error:
             mistakes += error.mistakes
         if mistakes:
@@ -116,15 +106,9 @@ class Space:
             for name in changes
             if name not in self
         ]
-        entries = (
-            self.texts()
-            | self.drawn
-            | {
-                name: self._conditioned(name, given)
-                for name, given in changes.items()
-                if name in self
-            }
-        )
+        entries = self.texts() | {
+            name: self._conditioned(name, given) for name, given in changes.items() if name in self
+        }
         try:
             space = Space.read(self._nest(entries))
         except UsageError as error:
@@ -149,17 +133,14 @@ class Space:
         return When(old.condition, given) if domain and condition is None else given
 
     def __contains__(self, name: str) -> bool:
-        return name in self.parameters or name in self.constants or name in self.drawn
+        return name in self.parameters or name in self.constants
 
     @property
     def names(self) -> list[str]:
-        return [*self.parameters, *self.constants, *self.drawn]
+        return [*self.parameters, *self.constants]
 
     def bounds(self, name: str) -> tuple[Any, Any]:
-        """Returns the smallest and the largest value of a numeric parameter or constant. Raises
-        UsageError for a value that a function draws."""
-        if name in self.drawn:
-            raise UsageError(f"{name} must be a domain or a number, not sample_from")
+        """Returns the smallest and the largest value of a numeric parameter or constant."""
         if name in self.constants:
             return self.constants[name], self.constants[name]
         domain = self.parameters[name].domain
@@ -190,9 +171,7 @@ class Space:
         return not any(isinstance(value, str | list) for value in self.options(name))
 
     def options(self, name: str) -> tuple[Value, ...]:
-        """Returns the values of a constant or a choice; () for other entries."""
-        if name in self.drawn:
-            return ()
+        """Returns the values of a constant or a choice; () for other domains, which are numeric."""
         if name in self.constants:
             return (self.constants[name],)
         domain = self.parameters[name].domain
@@ -203,12 +182,12 @@ class Space:
         return self._nest(self.texts())
 
     def texts(self) -> dict[str, Value]:
-        """Returns the domains and drawn entries as text, and the constants, by name."""
+        """Returns the domains as text, and the constants, by name."""
         written: dict[str, Value] = {
             p.name: f"{p.domain} if {p.condition}" if p.condition else str(p.domain)
             for p in self.parameters.values()
         }
-        return written | self._given | {name: str(one) for name, one in self.drawn.items()}
+        return written | self._given
 
     def _nest(self, values: Mapping[str, Value]) -> dict[str, Value]:
         whole: dict[str, Value] = {}
@@ -244,20 +223,19 @@ class Space:
         return {name: value for name, value in values.items() if active[name]}
 
     def _resolve(self, config: Mapping[str, Value]) -> tuple[Config, dict[str, bool]]:
-        values = self.constants | {name: config[name] for name in self.drawn if name in config}
-        active = dict.fromkeys(values, True)
+        values = dict(self.constants)
+        active = dict.fromkeys(self.constants, True)
         for name in self._order:
             domain, condition = self.parameters[name].domain, self._conditions.get(name)
             active[name] = condition is None or (
                 all(active[other] for other in condition.names) and condition.holds(values)
             )
             values[name] = domain.canonical(config[name]) if active[name] else domain.default()
-        return {name: values[name] for name in self.names if name in values}, active
+        return {name: values[name] for name in self.names}, active
 
     def mistakes(self, config: Mapping[str, Value]) -> list[str]:
         """Returns a sentence for each mistake in a config that a user wrote."""
-        needed = (*self.parameters, *self.drawn)
-        missing = [f"the config lacks {name!r}" for name in needed if name not in config]
+        missing = [f"the config lacks {name!r}" for name in self.parameters if name not in config]
         outside = [
             f"{name} must be in {self.parameters[name].domain}, got {value!r}"
             for name, value in config.items()
@@ -266,14 +244,13 @@ class Space:
         return missing + outside
 
     def sample(self, rng: np.random.Generator) -> Config:
-        """Returns a random config, uniform in every coordinate. Raises UsageError as `draw`."""
-        config = self.decode(
+        """Returns a random config, uniform in every coordinate."""
+        return self.decode(
             {
                 name: float(rng.random()) if p.domain.kind == "unit" else self._draw(rng, p.domain)
                 for name, p in self.parameters.items()
             }
         )
-        return config | draw(self.drawn, self.given(config), rng) if self.drawn else config
 
     @staticmethod
     def _draw(rng: np.random.Generator, domain: Domain) -> int:
@@ -291,9 +268,7 @@ class Space:
             coordinates = self.encode(config)
         except (TypeError, ValueError):  # a value that is not in the space
             return key(config)
-        values: dict[str, Value] = {n: float(np.float32(u)) for n, u in coordinates.items()}
-        values |= {name: config[name] for name in self.drawn if name in config}
-        return json.dumps(values, sort_keys=True)
+        return json.dumps({n: float(np.float32(u)) for n, u in coordinates.items()}, sort_keys=True)
 
     def decode(self, coordinates: Mapping[str, float]) -> Config:
         """Returns the canonical config at these coordinates."""
@@ -312,10 +287,6 @@ class Space:
             for name, p in self.parameters.items()
             if p.domain.size is None
         ]
-        mistakes += [
-            f"parameter {name!r} is drawn by sample_from, so a grid cannot cover it: use a domain"
-            for name in self.drawn
-        ]
         if mistakes:
             raise UsageError(mistakes)
         seen = set()
@@ -328,14 +299,14 @@ class Space:
 
     def points(self) -> int:
         """Returns the number of points of a finite space, before equal configs are taken together;
-        0 if a domain is continuous or an entry is drawn by a function."""
-        return 0 if self.drawn else math.prod(p.domain.size or 0 for p in self.parameters.values())
+        0 if a domain is continuous."""
+        return math.prod(p.domain.size or 0 for p in self.parameters.values())
 
     def size(self) -> int | None:
         """Returns the number of distinct configs; None if infinite or too large to count."""
         sizes = [p.domain.size for p in self.parameters.values()]
         counts = [size for size in sizes if size is not None]
-        if self.drawn or len(counts) < len(sizes) or math.prod(counts) > _GRID_LIMIT:
+        if len(counts) < len(sizes) or math.prod(counts) > _GRID_LIMIT:
             return None
         return sum(1 for _ in self.grid())
 

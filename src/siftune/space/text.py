@@ -8,7 +8,6 @@ from typing import Any
 
 from siftune.space import domains
 from siftune.space.domains import Domain
-from siftune.space.drawn import is_function
 
 
 def _randint(low: int, high: int, *, log: bool = False) -> domains.Integer:
@@ -104,17 +103,17 @@ def _expression(text: str) -> ast.expr | None:
 def from_ray(value: Any) -> Domain | None:
     """Returns the domain of a Ray Tune object, or None if `value` is not such an object.
 
-    Raises ValueError for `sample_from`, which is a domain only in a file; see `drawn`.
+    Raises ValueError for objects that no searcher supports (`sample_from`, the unbounded `randn`).
     """
     if isinstance(value, dict) and set(value) == {"grid_search"}:
         return _choice(value["grid_search"])
     if not type(value).__module__.startswith("ray.tune.search.sample"):
         return None
     kind, sampler = type(value).__name__, value.get_sampler()
-    if is_function(value):
+    if kind == "Function":
         raise ValueError(
-            "sample_from works in a dictionary of a file only, and without a condition: its "
-            "function can return another value instead"
+            "sample_from is not supported: use a domain instead, and when() for a conditional "
+            "parameter"
         )
     if kind == "Categorical":
         return _choice(value.categories)

@@ -3,8 +3,6 @@
 from dataclasses import fields, replace
 from typing import Any
 
-import numpy as np
-
 from siftune.errors import UsageError
 from siftune.schedulers import SCHEDULERS
 from siftune.searchers import AUTO, SEARCHERS
@@ -36,13 +34,6 @@ def plan(
             scheduler=request.scheduler,
         )
         notes.append(f"searcher {searcher}: {reason}")
-    if request.space.drawn and searcher != "random":
-        raise UsageError(
-            f"--searcher {searcher} cannot propose {', '.join(request.space.drawn)}, which "
-            "sample_from draws: use --searcher random, or a domain"
-        )
-    if request.space.drawn:
-        request.space.sample(np.random.default_rng(request.seed))  # raises UsageError
     study = complete(
         request,
         searcher=searcher,

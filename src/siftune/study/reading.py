@@ -12,12 +12,11 @@ from siftune import trainables
 from siftune.errors import UsageError
 from siftune.schedulers import SCHEDULERS
 from siftune.searchers import AUTO
-from siftune.space import Space, drawn
+from siftune.space import Space
 from siftune.study import pairs, request
 from siftune.study.planning import complete
 from siftune.study.request import StudyRequest, settings
 from siftune.study.study import Study
-from siftune.trainables.user.file import load_space
 
 # Settings that belong to a trainable, searcher or scheduler. If a later layer names a different
 # one, these settings of the earlier layers are dropped.
@@ -60,7 +59,6 @@ def read(
     try:
         space = _space(values, gpu=gpu).override(changes)
         if "epochs" in space:
-            space.bounds("epochs")
             mistakes += space.unfit(Space({}, {"epochs": 1}))
     except UsageError as error:
         mistakes += error.mistakes
@@ -193,7 +191,7 @@ def _space(values: Mapping[str, Any], *, gpu: bool) -> Space:
         return given
     if not isinstance(given, Mapping):
         raise UsageError(f"the space must be a dictionary, got {given!r}")
-    return Space.read(drawn.unmark(given, load_space))
+    return Space.read(given)
 
 
 def _name(trainable: str, mark: str | None) -> str:

@@ -7,11 +7,9 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from siftune.errors import UsageError
 from siftune.machine.packages import how_to_install, without_gc
-from siftune.space import drawn
 
 _loaded: set[str] = set()  # names of the modules loaded from users' files
 
@@ -52,18 +50,6 @@ def load_file(path: Path) -> ModuleType:
             message += how_to_install(path)
         raise UsageError(message) from error
     return module
-
-
-def load_space(source: str) -> dict[str, Any]:
-    """Returns the dictionary of a user's file. `source`: FILE.py:NAME. Raises UsageError."""
-    file, _, name = source.rpartition(":")
-    path = Path(file).absolute()
-    module = load_file(path)
-    space = getattr(module, name, None)
-    if isinstance(space, dict):
-        return drawn.mark(space, f"{path}:{name}")
-    names = [n for n, v in vars(module).items() if isinstance(v, dict) and n[0] != "_"]
-    raise UsageError(f"{file} has no dictionary {name!r}; it has: {', '.join(names) or 'none'}")
 
 
 def as_module(path: Path) -> tuple[Path, str] | None:

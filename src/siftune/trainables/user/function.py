@@ -10,7 +10,7 @@ from typing import Any
 from siftune.errors import UsageError
 from siftune.space import Config, Space
 from siftune.trainables.base import Report, Trainable
-from siftune.trainables.user.file import load_file, load_space
+from siftune.trainables.user.file import load_file
 from siftune.trainables.user.ray_class import run_class
 from siftune.trainables.user.seed import seed_everything
 
@@ -47,7 +47,7 @@ class UserFunction(Trainable):
                 f"--trainable {self._name} has no space: give --space FILE.py:NAME or FILE.yaml, "
                 "or define a dictionary SPACE in its file"
             )
-        return load_space(f"{self._path}:SPACE")
+        return space
 
     def load(self) -> None:
         self._function()
