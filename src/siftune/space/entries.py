@@ -40,21 +40,21 @@ class Parameter:
 
 
 def flat(
-    mapping: Mapping[Any, Any], path: tuple[str, ...] = ()
-) -> tuple[list[tuple[Any, Any]], dict[str, tuple[str, ...]]]:
+    mapping: Mapping[Any, Any], path: tuple[Any, ...] = ()
+) -> tuple[list[tuple[Any, Any]], dict[str, tuple[Any, ...]]]:
     """Returns the entries of nested dictionaries, their names joined by slashes, and the paths of
-    those that are nested."""
+    those that are nested. Keys in a path are as they were given, such as the number 1."""
     entries: list[tuple[Any, Any]] = []
-    nested: dict[str, tuple[str, ...]] = {}
+    nested: dict[str, tuple[Any, ...]] = {}
     for name, value in mapping.items():
         if isinstance(value, dict) and value and "grid_search" not in value:
-            inner, paths = flat(value, (*path, str(name)))
+            inner, paths = flat(value, (*path, name))
             entries += inner
             nested |= paths
         elif path:
-            joined = "/".join((*path, str(name)))
+            joined = "/".join(map(str, (*path, name)))
             entries.append((joined, value))
-            nested[joined] = (*path, str(name))
+            nested[joined] = (*path, name)
         else:
             entries.append((name, value))
     return entries, nested

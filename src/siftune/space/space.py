@@ -21,7 +21,7 @@ import numpy as np
 
 from siftune.errors import UsageError
 from siftune.space import domains, entries, grids
-from siftune.space.conditions import Condition
+from siftune.space.conditions import Condition, with_slashes
 from siftune.space.domains import Domain, Value
 from siftune.space.drawn import Drawn
 from siftune.space.entries import Parameter, When
@@ -41,7 +41,7 @@ class Space:
         self,
         parameters: Mapping[str, Parameter],
         constants: Mapping[str, Value],
-        nested: Mapping[str, tuple[str, ...]] | None = None,
+        nested: Mapping[str, tuple[Any, ...]] | None = None,
         drawn: Mapping[str, Drawn] | None = None,
         order: Sequence[str] = (),
     ) -> None:
@@ -84,6 +84,7 @@ class Space:
                 domain, condition = entries.read_entry(given)
                 entry_mistakes = entries.mistakes(domain, given)
                 if condition is not None:
+                    condition = with_slashes(condition, nested)
                     entry_mistakes += entries.condition_mistakes(condition, domain, dict(listed))
             except (TypeError, ValueError) as error:
                 domain, condition, entry_mistakes = None, None, [str(error)]
@@ -220,7 +221,7 @@ class Space:
         return {name: written[name] for name in self._written}
 
     def _nest(self, values: Mapping[str, Value]) -> dict[str, Value]:
-        whole: dict[str, Value] = {}
+        whole: dict[Any, Value] = {}
         for name, value in values.items():
             *outer, last = self._nested.get(name, (name,))
             inner = whole

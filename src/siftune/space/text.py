@@ -70,7 +70,10 @@ def parse(text: str) -> tuple[Domain | Drawn, str | None] | None:
         # Any other call is text, unless it is a domain's with a typing error.
         if not difflib.get_close_matches(name, _LIKE_DOMAINS, cutoff=0.8) and "tune." not in text:
             return None
-        raise ValueError(f"unknown domain {name!r}; known: {', '.join(sorted(_BUILDERS))}")
+        raise ValueError(
+            f"unknown domain {name!r}; known: {', '.join(sorted(_BUILDERS))}. "
+            f"If it is not meant as a domain, write choice([{text!r}])"
+        )
     if any(isinstance(argument, ast.Lambda) for argument in node.args):
         raise ValueError(
             f"{text!r} has a function, which only a Python file can hold: write it there as "

@@ -17,7 +17,7 @@ from siftune.space.drawn import Drawn
 from siftune.study import pairs, request
 from siftune.study.planning import complete
 from siftune.study.request import StudyRequest, settings
-from siftune.study.study import Study
+from siftune.study.study import EXPONENT, FIRST_OF_NUMBER, Study
 from siftune.trainables.user.file import load_space
 
 # Settings that belong to a trainable, searcher or scheduler. If a later layer names a different
@@ -146,9 +146,7 @@ class _Loader(yaml.SafeLoader):
     """Loads YAML 1.1 as PyYAML does, except that 1e-3 is a number and not text."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, FIRST_OF_NUMBER)
 
 
 def _tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
