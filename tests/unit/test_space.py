@@ -434,7 +434,8 @@ def mistakes(**entries: Any) -> tuple[str, ...]:
         ("tune.something(0, 1)", "unknown domain 'something'"),
         ("uniform(0, __import__('os'))", "is not a domain: malformed"),
         ("randn(0, 0)", "the standard deviation must be above 0, got 0"),
-        (tune.sample_from(lambda _: 1), "sample_from is not supported: use a domain"),
+        (when("depth > 1", tune.sample_from(len)), "sample_from cannot have the condition"),
+        ("sample_from(lambda config: 1)", "has a function, which only a Python file can hold"),
         ({"grid_search": [1], "more": 2}, "grid_search must be the only entry"),
         (len, "a constant must be a number, text, or a list of them, got <built-in"),
         (when("depth > 1", "uniform(1, 0)"), "low must not be above high, got low 1 and high 0"),
@@ -499,10 +500,26 @@ def test_names_that_no_script_or_file_could_take_are_refused(name: Any) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["relu", "what if", "a if b", "", "1e-3", "path/to (1)", "x\0y", "print(1)", "os.system('')"],
+    [
+        "relu",
+        "1E5",
+        "null",
+        "yes",
+        "what if",
+        "a if b",
+        "",
+        "1e-3",
+        "path/to (1)",
+        "x\0y",
+        "print(1)",
+        "os.system('')",
+    ],
 )
 def test_plain_text_is_a_constant(text: str) -> None:
-    assert Space.read({"name": text}).constants == {"name": text}
+    space = Space.read({"name": text})
+    assert space.constants == {"name": text}
+    saved = plan(read([{"trainable": "t.py:f", "name": "s", "space": space}], {}), slots=1)[0]
+    assert Space.read(parse_yaml(saved.to_yaml())["space"]).constants == {"name": text}
 
 
 # ── Names, nesting, tuples ──────────────────────────────────────────────────────────────────────
@@ -553,6 +570,36 @@ def test_a_nested_space_is_given_back_nested_with_its_tuples(saved: bool) -> Non
     assert given["fixed"] == {"x": 1, "none": None}
     assert given["text"] == "print(1)"
     assert list(given) == ["optim", "model", "fixed", "text", "epochs"] or saved
+
+
+def test_keys_of_nested_dictionaries_stay_numbers() -> None:
+    space = Space.read({"layers": {1: 64, 2: {3: tune.choice([8])}}})
+    space = Space.read(parse_yaml(yaml.safe_dump(space.to_dict())))
+    assert space.given(sample(space, 0)) == {"layers": {1: 64, 2: {3: 8}}}
+
+
+@pytest.mark.parametrize("reference", ["m.a.b", "m/a/b", "m/a.b"])
+def test_conditions_name_nested_entries_with_dots_or_slashes(reference: str) -> None:
+    space = Space.read(
+        {
+            "m": {"a": {"b": tune.choice([0, 1])}, "c": when(f"{reference} > 0", "uniform(0, 1)")},
+            "m.a.b.c": "choice([0, 1])",  # another name
+            "d": f"uniform(0, 1) if {reference} < 1 and m.a.b.c == 1 and name != 'm.a.b'",
+            "name": "m/a/b",
+        }
+    )
+    for seed in range(20):
+        config = sample(space, seed)
+        active = space.active(config)
+        assert ("m/c" in active) == (config["m/a/b"] == 1)
+        assert ("d" in active) == (config["m/a/b"] == 0 and config["m.a.b.c"] == 1)
+    assert Space.read(space.to_dict()).to_dict() == space.to_dict()
+
+
+def test_text_that_looks_like_a_domain_can_be_a_choice() -> None:
+    (mistake,) = mistakes(bad="normalize(0.5)")
+    assert mistake.endswith("write choice(['normalize(0.5)'])")
+    assert sample(Space.read({"a": "choice(['normalize(0.5)'])"}), 0) == {"a": "normalize(0.5)"}
 
 
 def test_set_reaches_nested_entries_with_dots_or_slashes() -> None:

@@ -225,16 +225,11 @@ def read_trial(flags: Mapping[str, Any]) -> tuple[TrainableSpec, Config, dict[st
 def read_space(text: str) -> dict[str, Any]:
     """Returns the dictionary in FILE.py:NAME or FILE.yaml. Raises UsageError."""
     from siftune.study import reading
-    from siftune.trainables.user.file import load_file
+    from siftune.trainables.user.file import load_space
 
     file, colon, name = text.rpartition(":")
     if colon and file.endswith(".py"):
-        module = load_file(Path(file))
-        space = getattr(module, name, None)
-        if isinstance(space, dict):
-            return space
-        names = [n for n, v in vars(module).items() if isinstance(v, dict) and n[0] != "_"]
-        raise UsageError(f"{file} has no dictionary {name!r}; it has: {', '.join(names) or 'none'}")
+        return load_space(Path(file), name)
     if text.endswith((".yaml", ".yml")):
         return reading.read_yaml(Path(text))
     raise UsageError(f"--space must be FILE.py:NAME or FILE.yaml, got {text!r}")

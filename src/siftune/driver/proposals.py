@@ -4,12 +4,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from siftune.errors import UsageError
 from siftune.record.journal import trial_name
 from siftune.searchers.base import Searcher, SpaceExhausted
 from siftune.space import Config
@@ -129,11 +131,12 @@ class Proposals:
         space = self.study.space
         rng = np.random.default_rng([self.study.seed, number, _ATTEMPTS])
         for _ in range(1000):
-            if space.identity(config := space.sample(rng)) not in self._known:
-                return config
+            with suppress(UsageError):  # a function of the user raised for this config
+                if space.identity(config := space.sample(rng)) not in self._known:
+                    return config
         if space.size() is not None:
-            for config in space.grid():
-                if self.study.space.identity(config) not in self._known:
+            for point in space.grid():
+                if space.identity(config := space.draw(point, rng)) not in self._known:
                     return config
         raise SpaceExhausted
 

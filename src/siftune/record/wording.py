@@ -22,9 +22,9 @@ def duration(seconds: float) -> str:
 
 
 def settings(config: Config, space: Space) -> Iterator[str]:
-    """Yields NAME=VALUE for each parameter of the space that has an effect in this config."""
+    """Yields NAME=VALUE for each entry that varies and has an effect in this config."""
     active = space.active(config)
-    return (f"{n}={short(active[n])}" for n in space.parameters if n in active)
+    return (f"{n}={short(active[n])}" for n in (*space.parameters, *space.drawn) if n in active)
 
 
 def place(node: str | None, gpu: str | None) -> str:

@@ -103,7 +103,7 @@ def _space(history: History) -> Markup:
     for name, entry in space.texts().items():
         value = "inactive" if best else ""
         value = short(active[name]) if name in active else value
-        domain = short(entry, most=200) if name in space.parameters else "constant"
+        domain = "constant" if name in space.constants else short(entry, most=200)
         cells = (tag("td", word) for word in (name, value, domain))
         rows.append(tag("tr", *cells, class_="" if name in active else "off"))
     title = f"The best config, trial {best.trial}" if best else "Search space"

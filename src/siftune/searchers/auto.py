@@ -15,6 +15,8 @@ def choose(space: Space, *, trials: int, slots: int, scheduler: str | None) -> t
         return "bohb", "the scheduler bohb requires the searcher bohb."
     if scheduler == "pbt":
         return "random", "pbt changes the configs of its trials, which are random at first."
+    if space.drawn:
+        return "random", f"no model can learn from sample_from ({', '.join(space.drawn)})."
     size = space.size()
     if size is not None and size <= trials:
         return "grid", f"the space has {size} configs, so {trials} trials can try all of them."

@@ -28,4 +28,4 @@ class Grid(Searcher):
         self._configs += itertools.islice(self._rest, max(0, index + 1 - len(self._configs)))
         if index >= len(self._configs):
             raise SpaceExhausted(f"the grid has {len(self._configs)} configs")
-        return dict(self._configs[index])
+        return self.space.draw(self._configs[index], self.rng(index, 0))

@@ -10,9 +10,9 @@ from scipy.stats import qmc
 
 from siftune.searchers.base import Searcher
 from siftune.searchers.curves import Curves
-from siftune.searchers.randomness import seeded
 from siftune.space import Config, Space
 from siftune.space.domains import Domain, Float
+from siftune.space.randomness import seeded
 
 # After this many refused proposals for one number the config is random: the optimum of the model
 # may be a config that was already trained, whatever the seed.

@@ -2,7 +2,8 @@
 
 import ast
 import operator
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from siftune.space.domains import Value
@@ -72,6 +73,15 @@ class Condition:
                 for op, a, b in zip(node.ops, operands, operands[1:], strict=False)
             )
         return ast.literal_eval(node)
+
+
+def with_slashes(text: str, nested: Collection[str]) -> str:
+    """Returns a condition in which nested entries, such as optim/lr, are not written optim.lr."""
+    for name in nested:
+        # ast.unparse writes spaces around the operators that a name seems to have.
+        dotted = re.escape(name).replace("/", r"\s*[./]\s*").replace(r"\-", r"\s*-\s*")
+        text = re.sub(rf"(?<![\w./'\"-]){dotted}(?![\w./'\"-])", name, text)
+    return text
 
 
 def _reference(node: ast.AST) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from siftune.space import domains, text
 from siftune.space.conditions import Condition
 from siftune.space.domains import Domain, Value
+from siftune.space.drawn import Drawn
 
 NAME = re.compile(r"[A-Za-z_0-9]+([./-][A-Za-z_0-9]+)*")
 
@@ -39,28 +40,30 @@ class Parameter:
 
 
 def flat(
-    mapping: Mapping[Any, Any], path: tuple[str, ...] = ()
-) -> tuple[list[tuple[Any, Any]], dict[str, tuple[str, ...]]]:
+    mapping: Mapping[Any, Any], path: tuple[Any, ...] = ()
+) -> tuple[list[tuple[Any, Any]], dict[str, tuple[Any, ...]]]:
     """Returns the entries of nested dictionaries, their names joined by slashes, and the paths of
-    those that are nested."""
+    those that are nested. Keys in a path are as they were given, such as the number 1."""
     entries: list[tuple[Any, Any]] = []
-    nested: dict[str, tuple[str, ...]] = {}
+    nested: dict[str, tuple[Any, ...]] = {}
     for name, value in mapping.items():
         if isinstance(value, dict) and value and "grid_search" not in value:
-            inner, paths = flat(value, (*path, str(name)))
+            inner, paths = flat(value, (*path, name))
             entries += inner
             nested |= paths
         elif path:
-            joined = "/".join((*path, str(name)))
+            joined = "/".join(map(str, (*path, name)))
             entries.append((joined, value))
-            nested[joined] = (*path, str(name))
+            nested[joined] = (*path, name)
         else:
             entries.append((name, value))
     return entries, nested
 
 
-def read_entry(given: Any) -> tuple[Domain | None, str | None]:
+def read_entry(given: Any) -> tuple[Domain | Drawn | None, str | None]:
     """Returns domain and condition of an entry, (None, None) for a constant. Raises ValueError."""
+    if isinstance(given, Drawn):
+        return given, None
     if isinstance(given, When):
         domain, inner = read_entry(given.domain)
         if inner:
@@ -75,6 +78,13 @@ def read_entry(given: Any) -> tuple[Domain | None, str | None]:
     return text.from_ray(given), None
 
 
+def mistakes(domain: Domain | Drawn | None, given: Any) -> list[str]:
+    """Returns a sentence for each mistake in an entry, besides those in its condition."""
+    if domain is None:
+        return constant_mistakes(given)
+    return [] if isinstance(domain, Drawn) else domain.mistakes()
+
+
 def constant_mistakes(given: Any) -> list[str]:
     if isinstance(given, dict) and given:
         return ["grid_search must be the only entry of its dictionary"]
@@ -85,12 +95,31 @@ def constant_mistakes(given: Any) -> list[str]:
     return []
 
 
-def unknown_mistakes(condition: str, space: Mapping[str, Any]) -> list[str]:
+def condition_mistakes(
+    condition: str, domain: Domain | Drawn | None, space: Mapping[str, Any]
+) -> list[str]:
+    if isinstance(domain, Drawn):
+        return [
+            f"sample_from cannot have the condition {condition!r}: its function gets the config "
+            "and can return None"
+        ]
     return [
         f"its condition {condition!r} names {unknown!r}, which the space does not have; "
         f"it has: {', '.join(map(str, space))}"
         for unknown in Condition(condition).names
         if unknown not in space
+    ]
+
+
+def drawn_mistakes(parameters: Mapping[str, Parameter], drawn: Mapping[str, Drawn]) -> list[str]:
+    """Returns a sentence for each condition that depends on the value of a `sample_from`."""
+    return [
+        f"parameter {p.name!r}: its condition {p.condition!r} names {name!r}, which is a "
+        "sample_from: a condition must name entries with domains or fixed values"
+        for p in parameters.values()
+        if p.condition
+        for name in Condition(p.condition).names
+        if name in drawn
     ]
 
 

@@ -13,7 +13,7 @@ train the same model are therefore the same config.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,8 +21,9 @@ import numpy as np
 
 from siftune.errors import UsageError
 from siftune.space import domains, entries, grids
-from siftune.space.conditions import Condition
+from siftune.space.conditions import Condition, with_slashes
 from siftune.space.domains import Domain, Value
+from siftune.space.drawn import Drawn
 from siftune.space.entries import Parameter, When
 
 Config = dict[str, Value]
@@ -31,19 +32,27 @@ _GRID_LIMIT = 100_000  # a finite space with more points is not counted one by o
 
 
 class Space:
-    """Parameters and constants. `Space.read` builds a space, which does not change afterwards."""
+    """Parameters, constants, and entries that a function draws (`tune.sample_from`).
+
+    `Space.read` builds a space, which does not change afterwards.
+    """
 
     def __init__(
         self,
         parameters: Mapping[str, Parameter],
         constants: Mapping[str, Value],
-        nested: Mapping[str, tuple[str, ...]] | None = None,
+        nested: Mapping[str, tuple[Any, ...]] | None = None,
+        drawn: Mapping[str, Drawn] | None = None,
+        order: Sequence[str] = (),
     ) -> None:
-        """`nested`: names that stand for entries of nested dictionaries, with their paths."""
+        """`nested`: names that stand for entries of nested dictionaries, with their paths.
+        `order`: all names in the order in which the user wrote them."""
         self.parameters = dict(parameters)
         self.constants = {name: domains.plain(value) for name, value in constants.items()}
         self._given = dict(constants)  # with tuples
         self._nested = dict(nested or {})
+        self.drawn = dict(drawn or {})
+        self._written = order or self.names
         self._conditions = {
             p.name: Condition(p.condition) for p in self.parameters.values() if p.condition
         }
@@ -58,6 +67,7 @@ class Space:
         """
         parameters: dict[str, Parameter] = {}
         constants: dict[str, Value] = {}
+        drawn: dict[str, Drawn] = {}
         mistakes: list[str] = []
         listed, nested = entries.flat(mapping)
         for name, given in listed:
@@ -67,14 +77,15 @@ class Space:
                     f"them, got {name!r}"
                 )
                 continue
-            if name in parameters or name in constants:
+            if name in parameters or name in constants or name in drawn:
                 mistakes.append(f"parameter {name!r} is given twice, flat and nested")
                 continue
             try:
                 domain, condition = entries.read_entry(given)
-                entry_mistakes = domain.mistakes() if domain else entries.constant_mistakes(given)
+                entry_mistakes = entries.mistakes(domain, given)
                 if condition is not None:
-                    entry_mistakes += entries.unknown_mistakes(condition, dict(listed))
+                    condition = with_slashes(condition, nested)
+                    entry_mistakes += entries.condition_mistakes(condition, domain, dict(listed))
             except (TypeError, ValueError) as error:
                 domain, condition, entry_mistakes = None, None, [str(error)]
             mistakes += [f"parameter {name!r}: {mistake}" for mistake in entry_mistakes]
@@ -82,11 +93,14 @@ class Space:
                 continue
             if domain is None:
                 constants[name] = domains.scalar(given)
+            elif isinstance(domain, Drawn):
+                drawn[name] = domain
             else:
                 parameters[name] = Parameter(name, domain, condition)
         mistakes += entries.comparison_mistakes(parameters, constants)
+        mistakes += entries.drawn_mistakes(parameters, drawn)
         try:
-            space = cls(parameters, constants, nested)
+            space = cls(parameters, constants, nested, drawn, [name for name, _ in listed])
         except UsageError as error:
             mistakes += error.mistakes
         if mistakes:
@@ -106,9 +120,15 @@ class Space:
             for name in changes
             if name not in self
         ]
-        entries = self.texts() | {
-            name: self._conditioned(name, given) for name, given in changes.items() if name in self
-        }
+        entries = (
+            self.texts()
+            | self.drawn
+            | {
+                name: self._conditioned(name, given)
+                for name, given in changes.items()
+                if name in self
+            }
+        )
         try:
             space = Space.read(self._nest(entries))
         except UsageError as error:
@@ -133,11 +153,11 @@ class Space:
         return When(old.condition, given) if domain and condition is None else given
 
     def __contains__(self, name: str) -> bool:
-        return name in self.parameters or name in self.constants
+        return name in self.parameters or name in self.constants or name in self.drawn
 
     @property
     def names(self) -> list[str]:
-        return [*self.parameters, *self.constants]
+        return [*self.parameters, *self.constants, *self.drawn]
 
     def bounds(self, name: str) -> tuple[Any, Any]:
         """Returns the smallest and the largest value of a numeric parameter or constant."""
@@ -157,6 +177,7 @@ class Space:
             if name not in self
             and (name in other.constants or not other.parameters[name].condition)
         ]
+        drawn = [name for name in other.names if name in self.drawn]
         wrong = [
             (name, value)
             for name in other.names
@@ -165,15 +186,23 @@ class Space:
             if isinstance(value, str | list)
         ]
         mistakes = [f"the space has no {', '.join(lacking)}"] * bool(lacking)
+        mistakes += [
+            f"{name} must be a domain or a value: the values of a sample_from cannot be checked "
+            "before the study starts"
+            for name in drawn
+        ]
         return mistakes + [f"{name} must be a number, got {value!r}" for name, value in wrong]
 
     def _is_number(self, name: str) -> bool:
         return not any(isinstance(value, str | list) for value in self.options(name))
 
     def options(self, name: str) -> tuple[Value, ...]:
-        """Returns the values of a constant or a choice; () for other domains, which are numeric."""
+        """Returns the values of a constant or a choice; () for other domains, which are numeric,
+        and for `sample_from`."""
         if name in self.constants:
             return (self.constants[name],)
+        if name in self.drawn:
+            return ()
         domain = self.parameters[name].domain
         return domain.options if isinstance(domain, domains.Choice) else ()
 
@@ -182,15 +211,17 @@ class Space:
         return self._nest(self.texts())
 
     def texts(self) -> dict[str, Value]:
-        """Returns the domains as text, and the constants, by name."""
+        """Returns the domains and the `sample_from` entries as text, and the constants, by name, in
+        the order in which the user wrote them."""
         written: dict[str, Value] = {
             p.name: f"{p.domain} if {p.condition}" if p.condition else str(p.domain)
             for p in self.parameters.values()
         }
-        return written | self._given
+        written |= self._given | {name: str(entry) for name, entry in self.drawn.items()}
+        return {name: written[name] for name in self._written}
 
     def _nest(self, values: Mapping[str, Value]) -> dict[str, Value]:
-        whole: dict[str, Value] = {}
+        whole: dict[Any, Value] = {}
         for name, value in values.items():
             *outer, last = self._nested.get(name, (name,))
             inner = whole
@@ -224,18 +255,20 @@ class Space:
 
     def _resolve(self, config: Mapping[str, Value]) -> tuple[Config, dict[str, bool]]:
         values = dict(self.constants)
-        active = dict.fromkeys(self.constants, True)
+        values |= {name: config[name] for name in self.drawn if name in config}
+        active = dict.fromkeys(values, True)
         for name in self._order:
             domain, condition = self.parameters[name].domain, self._conditions.get(name)
             active[name] = condition is None or (
                 all(active[other] for other in condition.names) and condition.holds(values)
             )
             values[name] = domain.canonical(config[name]) if active[name] else domain.default()
-        return {name: values[name] for name in self.names}, active
+        return {name: values[name] for name in self.names if name in values}, active
 
     def mistakes(self, config: Mapping[str, Value]) -> list[str]:
         """Returns a sentence for each mistake in a config that a user wrote."""
-        missing = [f"the config lacks {name!r}" for name in self.parameters if name not in config]
+        needed = (*self.parameters, *self.drawn)
+        missing = [f"the config lacks {name!r}" for name in needed if name not in config]
         outside = [
             f"{name} must be in {self.parameters[name].domain}, got {value!r}"
             for name, value in config.items()
@@ -244,13 +277,24 @@ class Space:
         return missing + outside
 
     def sample(self, rng: np.random.Generator) -> Config:
-        """Returns a random config, uniform in every coordinate."""
-        return self.decode(
+        """Returns a random config, uniform in every coordinate. Raises UsageError as `draw`."""
+        config = self.decode(
             {
                 name: float(rng.random()) if p.domain.kind == "unit" else self._draw(rng, p.domain)
                 for name, p in self.parameters.items()
             }
         )
+        return self.draw(config, rng)
+
+    def draw(self, config: Mapping[str, Value], rng: np.random.Generator) -> Config:
+        """Returns `config` with the values of the `sample_from` entries, in order of appearance.
+
+        Raises UsageError if one of their functions fails.
+        """
+        values = dict(config)
+        for name, entry in self.drawn.items():
+            values[name] = entry.draw(name, self.given(values), rng)
+        return values
 
     @staticmethod
     def _draw(rng: np.random.Generator, domain: Domain) -> int:
@@ -268,10 +312,11 @@ class Space:
             coordinates = self.encode(config)
         except (TypeError, ValueError):  # a value that is not in the space
             return key(config)
-        return json.dumps({n: float(np.float32(u)) for n, u in coordinates.items()}, sort_keys=True)
+        rounded = {name: float(np.float32(u)) for name, u in coordinates.items()}
+        return key(rounded | {name: config.get(name) for name in self.drawn})
 
     def decode(self, coordinates: Mapping[str, float]) -> Config:
-        """Returns the canonical config at these coordinates."""
+        """Returns the canonical config at these coordinates, without `sample_from` entries."""
         return self.canonical(
             {name: p.domain.decode(coordinates[name]) for name, p in self.parameters.items()}
         )
@@ -279,6 +324,7 @@ class Space:
     def grid(self) -> Iterator[Config]:
         """Yields every distinct config of a finite space, in the order of the parameters' values.
 
+        The configs lack the `sample_from` entries; see `draw`.
         Raises UsageError if a domain is continuous; the message says how to discretise it.
         """
         mistakes = [
@@ -303,7 +349,8 @@ class Space:
         return math.prod(p.domain.size or 0 for p in self.parameters.values())
 
     def size(self) -> int | None:
-        """Returns the number of distinct configs; None if infinite or too large to count."""
+        """Returns the number of distinct configs, in which `sample_from` entries do not count; None
+        if infinite or too large to count."""
         sizes = [p.domain.size for p in self.parameters.values()]
         counts = [size for size in sizes if size is not None]
         if len(counts) < len(sizes) or math.prod(counts) > _GRID_LIMIT:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from siftune.space import domains
+from siftune.space import domains, drawn
 from siftune.space.domains import Domain
+from siftune.space.drawn import Drawn
 
 
 def _randint(low: int, high: int, *, log: bool = False) -> domains.Integer:
@@ -21,8 +22,14 @@ def _choice(options: Any) -> domains.Choice:
     return domains.Choice(tuple(domains.scalar(option) for option in options))
 
 
+def _sample_from(source: Any) -> Drawn:
+    if not isinstance(source, str) or ".py:" not in source:
+        raise ValueError("it must name a dictionary in a file, sample_from('FILE.py:NAME')")
+    return Drawn(source)
+
+
 # The arguments have the same names as in Ray Tune.
-_BUILDERS: dict[str, Callable[..., Domain]] = {
+_BUILDERS: dict[str, Callable[..., Domain | Drawn]] = {
     "uniform": lambda lower, upper: domains.Float(lower, upper),
     "loguniform": lambda lower, upper: domains.Float(lower, upper, log=True),
     "quniform": lambda lower, upper, q: domains.Float(lower, upper, step=q),
@@ -35,6 +42,7 @@ _BUILDERS: dict[str, Callable[..., Domain]] = {
     "qlograndint": lambda lower, upper, q: domains.Integer(lower, upper, log=True, step=q),
     "choice": lambda categories: _choice(categories),
     "grid_search": lambda values: _choice(values),
+    "sample_from": lambda source: _sample_from(source),
 }
 _CALL = re.compile(rf"\s*(tune\.)?({'|'.join(_BUILDERS)})\s*\(")
 
@@ -43,7 +51,7 @@ _CALL = re.compile(rf"\s*(tune\.)?({'|'.join(_BUILDERS)})\s*\(")
 _LIKE_DOMAINS = (*_BUILDERS, "normal", "lognormal", "integer", "categorical", "suggest_float")
 
 
-def parse(text: str) -> tuple[Domain, str | None] | None:
+def parse(text: str) -> tuple[Domain | Drawn, str | None] | None:
     """Parses text such as `loguniform(1e-5, 1e-2)` or `choice([3, 5]) if depth > 2`.
 
     Returns the domain and the condition, or None for text that is not a call but a plain string
@@ -62,7 +70,15 @@ def parse(text: str) -> tuple[Domain, str | None] | None:
         # Any other call is text, unless it is a domain's with a typing error.
         if not difflib.get_close_matches(name, _LIKE_DOMAINS, cutoff=0.8) and "tune." not in text:
             return None
-        raise ValueError(f"unknown domain {name!r}; known: {', '.join(sorted(_BUILDERS))}")
+        raise ValueError(
+            f"unknown domain {name!r}; known: {', '.join(sorted(_BUILDERS))}. "
+            f"If it is not meant as a domain, write choice([{text!r}])"
+        )
+    if any(isinstance(argument, ast.Lambda) for argument in node.args):
+        raise ValueError(
+            f"{text!r} has a function, which only a Python file can hold: write it there as "
+            "tune.sample_from(…) and give --space FILE.py:NAME"
+        )
     try:
         arguments = [_literal(argument) for argument in node.args]
         options = {str(k.arg): _literal(k.value) for k in node.keywords}
@@ -100,21 +116,15 @@ def _expression(text: str) -> ast.expr | None:
 # ── Ray Tune's objects ──────────────────────────────────────────────────────────────────────────
 
 
-def from_ray(value: Any) -> Domain | None:
-    """Returns the domain of a Ray Tune object, or None if `value` is not such an object.
-
-    Raises ValueError for objects that no searcher supports (`sample_from`, the unbounded `randn`).
-    """
+def from_ray(value: Any) -> Domain | Drawn | None:
+    """Returns the domain of a Ray Tune object, or None if `value` is not such an object."""
     if isinstance(value, dict) and set(value) == {"grid_search"}:
         return _choice(value["grid_search"])
     if not type(value).__module__.startswith("ray.tune.search.sample"):
         return None
+    if entry := drawn.from_ray(value):
+        return entry
     kind, sampler = type(value).__name__, value.get_sampler()
-    if kind == "Function":
-        raise ValueError(
-            "sample_from is not supported: use a domain instead, and when() for a conditional "
-            "parameter"
-        )
     if kind == "Categorical":
         return _choice(value.categories)
     step = domains.plain(getattr(sampler, "q", None))

@@ -6,7 +6,7 @@ from typing import Any
 from siftune.errors import UsageError
 from siftune.schedulers import SCHEDULERS
 from siftune.searchers import AUTO, SEARCHERS
-from siftune.study.pairs import default_scheduler
+from siftune.study.pairs import default_scheduler, drawn_refusal
 from siftune.study.request import StudyRequest
 from siftune.study.study import Study
 
@@ -20,7 +20,7 @@ def plan(
 
     `slots` is the number of trials that run at once. `gpus_per_trial` applies if the request has
     none; the default is 0. Raises UsageError for options that the searcher or the scheduler does
-    not have.
+    not have, and for `sample_from` entries that they cannot work with or that fail.
     """
     notes: list[str] = []
     searcher = request.searcher
@@ -41,6 +41,8 @@ def plan(
         trials=_trials(request, searcher, notes),
         gpus_per_trial=gpus_per_trial,
     )
+    if refusal := drawn_refusal(study.space.drawn, study.searcher, study.scheduler):
+        raise UsageError(refusal)
     options = SCHEDULERS.load(study.scheduler).resolve(
         study.scheduler_options, max_epochs=study.max_epochs, trials=study.trials
     )
@@ -55,6 +57,8 @@ def plan(
             mistakes += error.mistakes
     if mistakes:
         raise UsageError(mistakes)
+    if study.space.drawn:
+        study.build_searcher().propose(0)  # a function that raises should do so before the start
     return study, notes
 
 
@@ -84,7 +88,7 @@ def _trials(request: StudyRequest, searcher: str, notes: list[str]) -> int:
             notes.append(f"--trials {asked} covers only the first {asked} of the grid's {size}")
         return min(asked or size, size)
     trials = asked or DEFAULT_TRIALS
-    if size is not None and size < trials:
+    if size is not None and size < trials and not request.space.drawn:
         notes.append(f"the space has {size} distinct configs, so there are {size} trials")
         return size
     return trials

@@ -13,10 +13,12 @@ from siftune.errors import UsageError
 from siftune.schedulers import SCHEDULERS
 from siftune.searchers import AUTO
 from siftune.space import Space
+from siftune.space.drawn import Drawn
 from siftune.study import pairs, request
 from siftune.study.planning import complete
 from siftune.study.request import StudyRequest, settings
-from siftune.study.study import Study
+from siftune.study.study import EXPONENT, FIRST_OF_NUMBER, Study
+from siftune.trainables.user.file import load_space
 
 # Settings that belong to a trainable, searcher or scheduler. If a later layer names a different
 # one, these settings of the earlier layers are dropped.
@@ -37,12 +39,14 @@ def read(
     *,
     mark: str | None = None,
     gpu: bool = True,
+    with_functions: bool = True,
 ) -> StudyRequest:
     """Builds a request from layers, later ones overriding earlier ones, and the `--set` changes.
 
     A layer's `space` has the form that `Space.read` accepts; the default is the trainable's own
     space, which may be smaller if trials have no `gpu`. `mark` is the suffix of a generated study
-    name; the default is the time. Raises UsageError with every mistake.
+    name; the default is the time. `with_functions`: load the files of `sample_from` entries,
+    without which no config can be proposed. Raises UsageError with every mistake.
     """
     values = _merge(layers)
     if values.get("trainable") in trainables.TRAINABLES and "metric" not in values:
@@ -58,6 +62,7 @@ def read(
     space: Space | None = None
     try:
         space = _space(values, gpu=gpu).override(changes)
+        space = _with_functions(space) if with_functions else space
         if "epochs" in space:
             mistakes += space.unfit(Space({}, {"epochs": 1}))
     except UsageError as error:
@@ -73,9 +78,12 @@ def read(
 
 
 def read_saved(directory: Path) -> Study:
-    """Returns the study that study.yaml in a directory describes. Raises UsageError."""
+    """Returns the study that study.yaml in a directory describes, to be read and not run.
+
+    No file of the user is loaded. Raises UsageError.
+    """
     path = directory / "study.yaml"
-    saved = read([read_study_yaml(path)], {})
+    saved = read([read_study_yaml(path)], {}, with_functions=False)
     if saved.searcher == AUTO or saved.scheduler is None or saved.trials is None:
         raise UsageError(f"{path} is not a planned study: it lacks searcher, scheduler or trials")
     return complete(
@@ -139,9 +147,7 @@ class _Loader(yaml.SafeLoader):
     """Loads YAML 1.1 as PyYAML does, except that 1e-3 is a number and not text."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, FIRST_OF_NUMBER)
 
 
 def _tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
@@ -192,6 +198,29 @@ def _space(values: Mapping[str, Any], *, gpu: bool) -> Space:
     if not isinstance(given, Mapping):
         raise UsageError(f"the space must be a dictionary, got {given!r}")
     return Space.read(given)
+
+
+def _with_functions(space: Space) -> Space:
+    """Returns the space with the functions of `sample_from` entries that study.yaml names."""
+    loaded: dict[str, Drawn] = {}
+    mistakes = []
+    for name, entry in space.drawn.items():
+        if entry.function is not None:
+            continue
+        file, _, dictionary = entry.source.rpartition(":")
+        try:
+            given = Space.read(load_space(Path(file), dictionary)).drawn
+            if name not in given:
+                raise UsageError(f"{dictionary} has no sample_from {name!r} there")
+            loaded[name] = given[name]
+        except UsageError as error:
+            mistakes.append(
+                f"sample_from of {name!r} needs its function in {entry.source}: "
+                f"{'; '.join(error.mistakes)}. Restore the file, or correct its path in study.yaml"
+            )
+    if mistakes:
+        raise UsageError(mistakes)
+    return space.override(loaded)
 
 
 def _name(trainable: str, mark: str | None) -> str:

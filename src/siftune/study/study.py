@@ -1,5 +1,6 @@
 """The planned study: a request in which every value has been chosen."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,10 +14,16 @@ from siftune.study.request import StudyRequest, processes
 DEFAULT_MAX_EPOCHS = 100
 
 
+# A number such as 1e-3, which is text in YAML 1.1.
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+FIRST_OF_NUMBER = list("-+0123456789")
+
+
 class _Dumper(yaml.SafeDumper):
-    """Writes tuples as tuples; siftune/study/reading.py reads them."""
+    """Writes tuples as tuples, and quotes text such as 1e-3. siftune/study/reading.py reads it."""
 
 
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, FIRST_OF_NUMBER)
 _Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence("!tuple", value))
 
 

@@ -7,9 +7,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from siftune.errors import UsageError
 from siftune.machine.packages import how_to_install, without_gc
+from siftune.space.drawn import named
 
 _loaded: set[str] = set()  # names of the modules loaded from users' files
 
@@ -50,6 +52,16 @@ def load_file(path: Path) -> ModuleType:
             message += how_to_install(path)
         raise UsageError(message) from error
     return module
+
+
+def load_space(path: Path, name: str) -> dict[str, Any]:
+    """Returns the dictionary `name` of a user's file. Raises UsageError if there is none."""
+    module = load_file(path)
+    space = getattr(module, name, None)
+    if isinstance(space, dict):
+        return named(space, f"{path.absolute()}:{name}")
+    names = [n for n, v in vars(module).items() if isinstance(v, dict) and n[0] != "_"]
+    raise UsageError(f"{path} has no dictionary {name!r}; it has: {', '.join(names) or 'none'}")
 
 
 def as_module(path: Path) -> tuple[Path, str] | None:

@@ -10,7 +10,7 @@ from typing import Any
 from siftune.errors import UsageError
 from siftune.space import Config, Space
 from siftune.trainables.base import Report, Trainable
-from siftune.trainables.user.file import load_file
+from siftune.trainables.user.file import load_file, load_space
 from siftune.trainables.user.ray_class import run_class
 from siftune.trainables.user.seed import seed_everything
 
@@ -41,13 +41,12 @@ class UserFunction(Trainable):
         return []
 
     def default_space(self) -> dict[str, Any]:
-        space = getattr(load_file(self._path), "SPACE", None)
-        if not isinstance(space, dict):
+        if not isinstance(getattr(load_file(self._path), "SPACE", None), dict):
             raise UsageError(
                 f"--trainable {self._name} has no space: give --space FILE.py:NAME or FILE.yaml, "
                 "or define a dictionary SPACE in its file"
             )
-        return space
+        return load_space(self._path, "SPACE")
 
     def load(self) -> None:
         self._function()
