@@ -1,5 +1,6 @@
 """The planned study: a request in which every value has been chosen."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,11 +13,15 @@ from siftune.study.request import StudyRequest, processes
 
 DEFAULT_MAX_EPOCHS = 100
 
+# Numbers that YAML 1.1 takes for text.
+FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+
 
 class _Dumper(yaml.SafeDumper):
-    """Writes tuples as tuples; siftune/study/reading.py reads them."""
+    """Writes tuples as tuples, and quotes text such as 1e-3, for siftune/study/reading.py."""
 
 
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
 _Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence("!tuple", value))
 
 
