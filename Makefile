@@ -11,6 +11,9 @@ UV := $(VENV)/bin/uv
 COMPILE := $(UV) pip compile -q --upgrade --python-version 3.11 --universal --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 
+# On a terminal the installer draws its progress.
+QUIET = $(shell test -t 2 || echo -q)
+
 # Splits ARGS into the words of $$@: xargs interprets quotes as a shell does, and evaluates nothing.
 WORDS = words=$$(xargs -r printf '%q ' <<< "$$ARGS") && eval "set -- $$words"
 
@@ -28,11 +31,14 @@ setup: $(VENV)/ready ## creates the environment for tune and test in .venv, from
 
 $(VENV)/ready: $(LOCKS)/bootstrap.lock $(LOCKS)/dev.lock pyproject.toml
 	@echo "installing the environment in $(VENV): about 6 GB, a minute with a fast network"
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install -q --require-hashes -r $(LOCKS)/bootstrap.lock
-	$(UV) pip install -q --python $(VENV)/bin/python --require-hashes --no-deps --compile-bytecode \
+	@echo "1 of 3: a virtual environment and the installer"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install -q --require-hashes -r $(LOCKS)/bootstrap.lock
+	@echo "2 of 3: $$(grep -c '==' $(LOCKS)/dev.lock) packages, the largest of them CUDA's and torch"
+	@$(UV) pip install $(QUIET) --python $(VENV)/bin/python --require-hashes --no-deps --compile-bytecode \
 		-r $(LOCKS)/dev.lock
-	$(UV) pip install -q --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
+	@echo "3 of 3: siftune"
+	@$(UV) pip install -q --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 new: setup ## writes my_train.py, a small trainable to start from: KIND=function|generator|script

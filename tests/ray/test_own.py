@@ -1,6 +1,7 @@
 """Each kind of user trainable works, from the example to a study."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,18 @@ def test_a_study_without_torch_or_images(tmp_path: Path) -> None:
     assert "best val_accuracy 0." in done.stdout
     assert float(figures["val_accuracy"]) == pytest.approx(best["metrics"]["val_accuracy"], 1e-5)
     assert float(figures["test_accuracy"]) > 0.8
+
+
+def test_the_snippet_of_the_readme_trains_alone_and_in_a_study(tmp_path: Path) -> None:
+    readme = (ENTRYPOINTS.parent / "README.md").read_text()
+    (tmp_path / "my_train.py").write_text(readme.partition("```python\n")[2].partition("```")[0])
+    pattern = r"^ +\S+/python entrypoints/(train|tune)\.py (--trainable.*?)(?: +#.*)?$"
+    lines = re.findall(pattern, readme, re.MULTILINE)
+    assert [name for name, _ in lines] == ["train", "tune"]
+    for name, words in lines:
+        done = command(name, *words.replace("--trials 50", "--trials 3").split(), here=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    pasted = done.stdout.splitlines()[-1].split()  # the next command, whole
+    assert pasted[-2:] == ["--trials", "6"]
+    again = subprocess.run(pasted, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stdout + again.stderr

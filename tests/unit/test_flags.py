@@ -143,3 +143,24 @@ def test_a_study_keeps_the_rungs_that_it_began_with(tmp_path: Path) -> None:
     assert read_resumed(tmp_path, {}).scheduler_options == {"grace_epochs": 2}
     planned, _ = plan(study(scheduler="asha", trials="50", set=["epochs=81"]), slots=1)
     assert planned.scheduler_options == {"grace_epochs": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("(0.9, 0.99)", (0.9, 0.99)),
+        ("[(1, 2), (3,)]", [(1, 2), (3,)]),
+        ("!tuple [1, 2]", (1, 2)),
+        ("print(1)", "print(1)"),
+        ("[1, 2]", [1, 2]),
+        ("", ""),
+        ("null", None),
+        ("2024-01-01", "2024-01-01"),
+        ("'1'", "1"),
+        ("1e-3", 1e-3),
+        ("(1)", "(1)"),
+    ],
+)
+def test_values_of_set(text: str, value: object) -> None:
+    asked = study(trainable="sklearn", set=[f"loss={text}"])
+    assert repr(asked.space.given(asked.space.constants)["loss"]) == repr(value)

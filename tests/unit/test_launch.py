@@ -1,14 +1,19 @@
 """Files that a kill or a power cut left incomplete are restored from the journal."""
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from siftune.cli import one_config
+from siftune.driver import ending
 from siftune.driver.checks import directory_mistakes
 from siftune.driver.launch import launch
+from siftune.errors import UsageError
 from siftune.record import lease
 from siftune.study.reading import read_resumed
 
@@ -127,3 +132,24 @@ def test_a_directory_is_taken_by_a_study_and_not_by_drivers_alone(
     for name in names:
         (tmp_path / "s" / name).touch()
     assert bool(directory_mistakes(tmp_path / "s")) == taken
+
+
+def test_weights_that_were_not_saved_are_not_called_none(done: Path) -> None:
+    (done / "best.json").write_text(json.dumps(BEST | {"checkpoint": None}))
+    with pytest.raises(UsageError, match="names no weights") as caught:
+        one_config.evaluate(done / "best.json", data=done)
+    assert "None" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [("bin/siftune", "bin/siftune tune"), ("entrypoints/tune.py", "PYTHON entrypoints/tune.py")],
+)
+def test_the_command_that_resumes_is_the_one_that_was_used(
+    program: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [program])
+    command = expected.replace("PYTHON", os.path.relpath(sys.executable))
+    assert ending.resume_command(tmp_path / "results/s") == f"{command} --resume s"
+    assert ending.resume_command(tmp_path / "r/s") == f"{command} --resume s --results r"

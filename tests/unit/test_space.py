@@ -650,3 +650,50 @@ def test_configs_that_differ_in_single_precision_only_are_one() -> None:
     assert space.decode(rounded) != config
     assert space.identity(space.decode(rounded)) == space.identity(config)
     assert space.identity(config | {"n": (config["n"] + 1) % 5}) != space.identity(config)
+
+
+def _read_again(space: dict[str, Any], **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the config that a function gets, of a study and of its study.yaml."""
+    layer = {"trainable": "t.py:f", "name": "s", "searcher": "random", "trials": 2}
+    study, _ = plan(read([layer | {"space": space}], changes), slots=1)
+    again = read([parse_yaml(study.to_yaml())], {})
+    first, second = (s.space.sample(np.random.default_rng(3)) for s in (study, again))
+    return study.space.given(first), again.space.given(second)
+
+
+ODD_VALUES = [(0.9, 0.99), ((1, 2), [3, (4,)]), (), "print(1)", None, True, ""]
+ODD_VALUES += [
+    "1e-3",
+    "1",
+    "0x10",
+    "2024-01-01",
+    "12:30",
+    "null",
+    "yes",
+    "a: b",
+    "# c",
+    "!x",
+    "[1]",
+]
+
+
+@pytest.mark.parametrize("value", ODD_VALUES, ids=repr)
+def test_odd_values_survive_studyyaml(value: Any) -> None:
+    for space in (
+        {"a": value},
+        {"a": {"b": {"c": value}}},
+        {"a": tune.choice([value])},
+        {"a": {"b": tune.choice([value, "other"])}},
+    ):
+        got, again = _read_again(space)
+        assert repr(again) == repr(got)
+        if space["a"] == value:
+            assert repr(got["a"]) == repr(value)
+    assert repr(_read_again({"a": 1}, a=value)[0]["a"]) == repr(value)
+
+
+@pytest.mark.parametrize("value", [{1}, b"x", 1j, len], ids=["set", "bytes", "complex", "len"])
+def test_values_that_no_file_can_hold_are_refused(value: Any) -> None:
+    for space in ({"a": value}, {"a": {"b": value}}, {"a": tune.choice([value, 2])}):
+        with pytest.raises(UsageError, match="must be a number, text"):
+            Space.read(space)

@@ -7,6 +7,7 @@ read.
 from __future__ import annotations
 
 import argparse
+import ast
 import io
 import os
 import re
@@ -300,10 +301,17 @@ def _layer(flags: Mapping[str, Any], mistakes: _Mistakes) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
+    """Returns the value of a text: YAML, in which tuples may be written as in Python."""
     import yaml
 
     from siftune.study.reading import parse_yaml
 
+    if not text:
+        return ""
+    with suppress(SyntaxError, ValueError):
+        value = ast.literal_eval(text)
+        if isinstance(value, list | tuple) and "(" in text:
+            return value
     try:
         return parse_yaml(text)
     except yaml.YAMLError:

@@ -204,7 +204,7 @@ class Table:
         return ", ".join(parts)
 
     def _left_s(self, done: int) -> float | None:
-        if not done:
+        if not done or done >= self._study.trials:
             return None
         spent = time.monotonic() - self._began
         left = spent / done * (self._study.trials - done)

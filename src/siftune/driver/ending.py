@@ -21,11 +21,12 @@ def write_report(directory: Path) -> None:
         print(f"could not write report.html: {type(error).__name__}: {error}", file=sys.stderr)
 
 
-def say_stopped(reason: str, study: str) -> None:
+def say_stopped(reason: str, directory: Path) -> None:
     """Prints why the study cannot continue now, and how to resume it."""
     sys.stdout.flush()
     print(f"stopping the study: {reason}", file=sys.stderr)
-    print(f"fix this, then resume with --resume {study}", file=sys.stderr, flush=True)
+    command = resume_command(directory)
+    print(f"fix this, then resume with\n  {command}", file=sys.stderr, flush=True)
 
 
 def resume_command(directory: Path) -> str:
@@ -34,7 +35,11 @@ def resume_command(directory: Path) -> str:
         image = os.path.relpath(os.environ.get("APPTAINER_CONTAINER", "tune.sif"))
         command = f"apptainer run {'--nv ' if Path('/dev/nvidiactl').exists() else ''}{image}"
     else:
-        command = f"{os.path.relpath(sys.executable)} {os.path.relpath(sys.argv[0])}"
+        command = os.path.relpath(sys.argv[0])
+        if Path(command).name == "siftune":
+            command += " tune"
+        else:
+            command = f"{os.path.relpath(sys.executable)} {command}"
     parent = os.path.relpath(directory.parent)
     results = "" if parent == "results" else f" --results {shlex.quote(parent)}"
     return f"{command} --resume {directory.name}{results}"
@@ -61,7 +66,10 @@ def conclude(progress: Progress, directory: Path) -> int:
     if not progress.done:
         print(f"the study is not finished. Resume it with\n  {resume_command(directory)}")
         return RESUMABLE
-    if not states["completed"] and not states["pruned"]:
+    if states["completed"] or states["pruned"]:
+        more = 2 * progress.study.trials
+        print(f"to train more trials:\n  {resume_command(directory)} --trials {more}")
+    else:
         print("no trial succeeded: see the errors in trials.jsonl", file=sys.stderr)
         return FAILED
     return FINISHED

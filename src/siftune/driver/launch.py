@@ -237,7 +237,7 @@ class _Run:
         monitor.write_summary()
         if not ended:
             return None
-        ending.say_stopped(ended.reason, self.study.name)
+        ending.say_stopped(ended.reason, self.directory)
         if not ended.elsewhere:
             return ending.FAILED
         if job := slurm.job_directory():
@@ -247,7 +247,7 @@ class _Run:
     def _ray_was_killed(self) -> None:
         self.lease.end()
         ending.say_stopped(
-            "Ray was killed, perhaps because the node ran out of memory", self.study.name
+            "Ray was killed, perhaps because the node ran out of memory", self.directory
         )
 
 

@@ -17,7 +17,7 @@ from siftune.space.drawn import Drawn
 from siftune.study import pairs, request
 from siftune.study.planning import complete
 from siftune.study.request import StudyRequest, settings
-from siftune.study.study import EXPONENT, FIRST_OF_NUMBER, Study
+from siftune.study.study import FLOAT, Study
 from siftune.trainables.user.file import load_space
 
 # Settings that belong to a trainable, searcher or scheduler. If a later layer names a different
@@ -144,17 +144,22 @@ def mode_of(metric: str) -> str | None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads YAML 1.1 as PyYAML does, except that 1e-3 is a number and not text."""
+    """Loads YAML 1.1 as PyYAML does, except that 1e-3 is a number, and that dates are text."""
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, FIRST_OF_NUMBER)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
 
 
 def _tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
     return tuple(loader.construct_sequence(node, deep=True))
 
 
+def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
+
+
 _Loader.add_constructor("!tuple", _tuple)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _text)
 
 
 def parse_yaml(text: str) -> Any:

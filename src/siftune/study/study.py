@@ -13,17 +13,15 @@ from siftune.study.request import StudyRequest, processes
 
 DEFAULT_MAX_EPOCHS = 100
 
-
-# A number such as 1e-3, which is text in YAML 1.1.
-EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
-FIRST_OF_NUMBER = list("-+0123456789")
+# Numbers that YAML 1.1 takes for text.
+FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes tuples as tuples, and quotes text such as 1e-3. siftune/study/reading.py reads it."""
+    """Writes tuples as tuples, and quotes text such as 1e-3, for siftune/study/reading.py."""
 
 
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, FIRST_OF_NUMBER)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
 _Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence("!tuple", value))
 
 
