@@ -87,8 +87,8 @@ def test_a_killed_study_goes_on_as_if_it_had_not_been(
 def test_a_time_limit_ends_with_75_and_the_study_can_go_on(
     start: Callable[..., Any], tmp_path: Path
 ) -> None:
-    flags = (*STUDY, "--scheduler", "none", "--trials", "3", "--name", "s")
-    first = start("tune", *flags, "--time-limit", "2s")
+    flags = (*STUDY, "--scheduler", "none", "--trials", "3", "--name", "s", "--set", "nap=0.5")
+    first = start("tune", *flags, "--time-limit", "6s")
     output = first.communicate()[0]
     assert first.returncode == 75, output
     assert "--resume s" in output
