@@ -10,7 +10,7 @@ import pytest
 from siftune.driver.checks import directory_mistakes
 from siftune.driver.launch import launch
 from siftune.record import lease
-from siftune.study.reading import read_resumed
+from siftune.study.reading import read_resumed, read_saved
 
 BEST = {"trial": "0002", "epoch": 1, "metrics": {"loss": 0.25}}
 
@@ -127,3 +127,9 @@ def test_a_directory_is_taken_by_a_study_and_not_by_drivers_alone(
     for name in names:
         (tmp_path / "s" / name).touch()
     assert bool(directory_mistakes(tmp_path / "s")) == taken
+
+
+def test_the_start_line_names_the_seed(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert resume(done) == 0
+    seed = read_saved(done).seed
+    assert f"random + none, seed {seed}, " in capsys.readouterr().out
