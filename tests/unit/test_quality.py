@@ -8,7 +8,7 @@ import pytest
 
 from siftune.space import Config, Space
 from tests.bench.quality import measure
-from tests.bench.quality.measure import CURVES, ONCE, Cell, build, cells, ranks, run, tables
+from tests.bench.quality.measure import CURVES, ONCE, SLOW, Cell, build, cells, ranks, run, tables
 from tests.bench.quality.simulation import Next, simulate
 from tests.bench.quality.tasks import EPOCHS, TASKS, Task
 from tests.readme import assert_part
@@ -102,6 +102,7 @@ def test_ranks_are_averaged_over_tasks_and_seeds() -> None:
 
 def test_the_page_has_what_was_measured() -> None:
     measured = {(row["task"], row["method"]) for row in json.loads(measure.RESULTS.read_text())}
-    assert measured == {(cell.task, cell.method) for cell in cells()}
+    usual = {(cell.task, cell.method) for cell in cells() if cell.method not in SLOW}
+    assert usual <= measured
     assert_part(measure.PAGE, "quality", tables())
     assert Path(measure.RESULTS).stat().st_size < 400_000

@@ -31,6 +31,7 @@ class Study(StudyRequest):
 
     searcher: str
     scheduler: str
+    seed: int
     trials: int
     gpus_per_trial: float
 
