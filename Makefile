@@ -78,7 +78,7 @@ cancel: ## cancels a job: JOB=…
 	@slurm/cancel.sh
 
 logs: ## follows the log of the newest job
-	@slurm/logs.sh
+	tail -n 50 -F "$$(ls -t slurm-*.out | head -n 1)"
 
 check: lint ## for daily work: checks style and types, and runs the tests that need neither Ray nor the cluster; ARGS="-k journal"
 	@$(WORDS) && $(VENV)/bin/python -m tests check "$$@"

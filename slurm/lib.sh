@@ -7,11 +7,6 @@ NODE=${NODE%%.*}
 
 source "$(dirname "${BASH_SOURCE[0]}")/ports.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/sbatch.sh"
-source "$(dirname "${BASH_SOURCE[0]}")/clean.sh"
-source "$(dirname "${BASH_SOURCE[0]}")/again.sh"
-
-readonly SAVE_S=60    # for the driver to save its study, at the time limit and after make cancel
-readonly ROOM_MIB=512 # free space needed on the node's own disk
 
 log() {
     printf '%s %s: %s\n' "$(date +%H:%M:%S)" "$NODE" "$*" >&2
@@ -21,19 +16,6 @@ log() {
 die() {
     log "$1"
     exit "${2:-1}"
-}
-
-# quiet_deaths: prevents bash from reporting, with a line of its script, that a process was killed. What is worth
-# knowing is logged. Bash is silent about signals that it traps; this has no effect on the processes.
-quiet_deaths() {
-    # shellcheck disable=SC2173 # bash accepts it, and reports no killed process
-    trap : KILL BUS SEGV ABRT
-}
-
-# pause SECONDS: waits. Unlike sleep, it is no process, whose end bash would report when Slurm signals the whole job.
-pause() {
-    [[ -n ${silent_fd:-} ]] || exec {silent_fd}<> <(:)
-    read -rt "$1" -u "$silent_fd" || true
 }
 
 # load_site PROJECT NAME: sets the variables of slurm/sites/NAME.env
@@ -51,6 +33,28 @@ node_tmp() {
     local path=$1
     path=${path//%u/${SLURM_JOB_USER:-$USER}}
     printf '%s\n' "${path//%j/$SLURM_JOB_ID}"
+}
+
+# own_directory PARENT NAME: creates a directory that only this account can enter, and prints its path. The
+# name is predictable. If another account already has it, another name is used.
+own_directory() {
+    local path=$1/$2
+    mkdir -p "$1" || return
+    [[ -L $path || ! -O $path ]] || rm -rf "$path" # left by an earlier run of this job
+    mkdir -m 700 "$path" 2>/dev/null || path=$(mktemp -d "$1/sift-XXXXXX") || return
+    printf '%s\n' "$path"
+}
+
+# kill_users DIRECTORY: kills the processes with open files below it and waits until all are gone. Only the last two
+# components of the path are compared, because the path may differ outside the container.
+kill_users() {
+    local parent=${1%/*} tries left
+    for ((tries = 0; tries < 50; tries++)); do
+        left=$(find /proc/[0-9]*/fd -lname "*/${parent##*/}/${1##*/}/*" 2>/dev/null | cut -d/ -f3 | sort -u) || true
+        [[ -n $left ]] || return 0
+        xargs kill -KILL <<< "$left" 2>/dev/null || true
+        sleep 0.1 || true
+    done
 }
 
 # address [INTERFACE]: prints this node's IPv4 address on INTERFACE, or the one that its name resolves to
@@ -105,33 +109,4 @@ in_image() {
         # another account may have taken.
         --env "MPLCONFIGDIR=$job/matplotlib,TORCHINDUCTOR_CACHE_DIR=$job/inductor"
         "$image")
-}
-
-# check IMAGE: checks, within seconds, for problems that would make every start on this node fail. Sets tmp. Calls
-# refuse MESSAGE of the script that sources this
-check() {
-    local image=$1 free_mib bind architecture
-    [[ -r $image ]] || refuse "cannot read the image $image from this node"
-    for bind in ${BINDS//,/ }; do
-        [[ -e ${bind%%:*} ]] || refuse "BINDS names $bind, which does not exist on this node: correct the site's file"
-    done
-    tmp=$(node_tmp "$NODE_TMP")
-    # Ray's sockets are below it, and the path of a socket has at most 107 bytes.
-    ((${#tmp} + ${#SLURM_JOB_ID} + 8 <= 43)) ||
-        refuse "NODE_TMP gives the path $tmp/sift-$SLURM_JOB_ID/r, longer than 43 characters: set a shorter one in the site's file"
-    mkdir -p "$tmp" || refuse "cannot create $tmp: correct NODE_TMP in the site's file"
-    free_mib=$(df -Pm "$tmp" | awk 'NR == 2 {print $4}')
-    ((free_mib >= ROOM_MIB)) || refuse "only $free_mib MiB are free in $tmp, $ROOM_MIB are needed"
-    architecture=$(architecture_of "$image")
-    [[ $architecture == "$(uname -m)" ]] ||
-        refuse "the image is for $architecture, but this node is $(uname -m): build it with make image ARCH=$(uname -m)"
-}
-
-# architecture_of IMAGE: prints the image's architecture in the format of uname -m, or this node's if the image
-# does not name one
-architecture_of() {
-    local architecture
-    architecture=$(apptainer sif header "$1" 2>/dev/null |
-        sed -n 's/amd64$/x86_64/; s/arm64$/aarch64/; s/^Primary Architecture: *//p') || true
-    printf '%s\n' "${architecture:-$(uname -m)}"
 }

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Runs one node of the job's Ray cluster, the head or a worker, in one srun task.
-#   node.sh PROJECT SITE IMAGE JOB [join|clean]
+#   node.sh PROJECT SITE IMAGE JOB [join]
 # join: the cluster belongs to another job, and all nodes of this job are workers.
-# clean: removes what an earlier step of this job left on this node, because it was killed.
 set -euo pipefail
 
-readonly WAIT_S=120 # the longest wait for the head to begin
-readonly LIVES=10   # maximum number of starts of Ray on a worker
-readonly STARTS=3   # maximum number of failed starts of Ray
+readonly WAIT_S=120   # the longest wait for the head to begin
+readonly ROOM_MIB=512 # free space needed on the node's own disk
+readonly LIVES=10     # maximum number of starts of Ray on a worker
+readonly STARTS=3     # maximum number of failed starts of Ray
 
 main() {
     local project=$1 site=$2 image=$3 life failed=0
@@ -15,26 +15,20 @@ main() {
     source "$project/slurm/lib.sh"
     source "$project/slurm/gpus.sh"
     load_site "$project" "$site"
-    quiet_deaths
-    role=worker me=$NODE heard=$SECONDS joined=''
-    if [[ ${5:-} == clean ]]; then
-        clean_node
-        return
-    fi
+    role=worker me=$NODE
     if [[ ${5:-} == join ]]; then
-        joined=1
         me=$NODE.$SLURM_JOB_ID # the job that owns the cluster may run on this node too
     elif ((SLURM_PROCID == 0)); then
         role='head'
     fi
+    tmp=$(node_tmp "$NODE_TMP")
     ulimit -c 0 # a core dump has the token; Slurm may have reset the limit
-    mark_run node
     check "$image"
-    make_certificate "$image"
-    remove_dead "$tmp"
     tmp=$(own_directory "$tmp" "sift-$SLURM_JOB_ID") || refuse "cannot create a directory in $tmp: correct NODE_TMP in the site's file"
     patience_s=20
-    trap 'stop_ray; end_mps; end_sampling; clean_node "$tmp"' EXIT
+    trap 'stop_ray; end_mps; end_sampling; rm -rf "$tmp"' EXIT
+    # Ray's sockets are below it, and the path of a socket has at most 107 bytes.
+    ((${#tmp} + 2 <= 43)) || refuse "NODE_TMP gives the path $tmp/r, longer than 43 characters: set a shorter one in the site's file"
     # scancel signals all processes of the step, including the one that serves the image's file system.
     # Ray can no longer end cleanly, and Slurm soon sends SIGKILL.
     trap 'patience_s=2; exit 0' TERM
@@ -68,12 +62,11 @@ run_ray() {
         # Only once a second, because every node queries the shared file system.
         if ((looks++ % 5 == 0)); then
             ! over || exit 0
-            ! must_follow || follow_head
             # The head's first port was taken, and the head now has another one.
             [[ $role == head || $(< "$job/address") == "$address" ]] || kill -KILL -- "-$ray_pid" || true
         fi
         [[ $role == worker || -e $job/ready ]] || ! started || touch "$job/ready"
-        pause 0.2
+        sleep 0.2 || true
     done
     wait "$ray_pid" || status=$?
     kill_left
@@ -94,29 +87,42 @@ head_address() {
     local deadline=$((SECONDS + WAIT_S))
     until [[ -e $job/address ]]; do
         over && return 1
-        ! must_follow || follow_head
         ((SECONDS < deadline)) || refuse "the head node of the job did not start within $WAIT_S s"
-        pause 0.2
+        sleep 0.2
     done
     cat "$job/address"
-}
-
-# make_certificate IMAGE: creates this node's certificate, and sets IN_IMAGE to use it
-make_certificate() {
-    local own
-    in_image "$1" "$job" "$me"
-    own=$(address "$INTERFACE")
-    certificate "$me" "$own" || refuse "openssl could not create a certificate: $(cat "$job/tls/$me.log")"
-}
-
-# must_follow: returns whether this node's job has lost its head node
-must_follow() {
-    [[ $role == worker && -z $joined ]] && is_head_silent
 }
 
 # over: returns whether the job that owns the cluster has ended
 over() {
     [[ -e $job/stop || ! -d $job ]]
+}
+
+# check IMAGE: checks, within seconds, for problems that would make every start fail
+check() {
+    local image=$1 free_mib bind architecture own
+    [[ -r $image ]] || refuse "cannot read the image $image from this node"
+    for bind in ${BINDS//,/ }; do
+        [[ -e ${bind%%:*} ]] || refuse "BINDS names $bind, which does not exist on this node: correct the site's file"
+    done
+    mkdir -p "$tmp" || refuse "cannot create $tmp: correct NODE_TMP in the site's file"
+    free_mib=$(df -Pm "$tmp" | awk 'NR == 2 {print $4}')
+    ((free_mib >= ROOM_MIB)) || refuse "only $free_mib MiB are free in $tmp, $ROOM_MIB are needed"
+    architecture=$(architecture_of "$image")
+    [[ $architecture == "$(uname -m)" ]] ||
+        refuse "the image is for $architecture, but this node is $(uname -m): build it with make image ARCH=$(uname -m)"
+    in_image "$image" "$job" "$me"
+    own=$(address "$INTERFACE")
+    certificate "$me" "$own" || refuse "openssl could not create a certificate: $(cat "$job/tls/$me.log")"
+}
+
+# architecture_of IMAGE: prints the image's architecture in the format of uname -m, or this node's if the image
+# does not name one
+architecture_of() {
+    local architecture
+    architecture=$(apptainer sif header "$1" 2>/dev/null |
+        sed -n 's/amd64$/x86_64/; s/arm64$/aarch64/; s/^Primary Architecture: *//p') || true
+    printf '%s\n' "${architecture:-$(uname -m)}"
 }
 
 # start_ray [ADDRESS]: replaces this process with ray start (exec), for the head or for a worker of the head at
@@ -169,7 +175,7 @@ stop_ray() {
     [[ -n ${ray_pid:-} ]] || return 0
     kill "$ray_pid" 2>/dev/null || true
     while kill -0 "$ray_pid" 2>/dev/null && ((SECONDS < deadline)); do
-        pause 0.1
+        sleep 0.1 || true
     done
     kill_left
 }
@@ -179,18 +185,6 @@ stop_ray() {
 kill_left() {
     kill -KILL -- "-$ray_pid" 2>/dev/null || true
     kill_users "$tmp/r"
-}
-
-# clean_node [DIRECTORY]: removes this node's processes of the job's step, and its directory
-clean_node() {
-    kill_run "$SLURM_JOB_ID\\.${SLURM_RESTART_COUNT:-0}:node"
-    rm -rf "${1:-$(node_tmp "$NODE_TMP")/sift-$SLURM_JOB_ID}"
-    touch "$job/clean/$me" 2> /dev/null || true
-    # Slurm ends the step if the batch script was killed, which then does not clean up.
-    if [[ $role == head ]] && ! kill -0 "$(cat "$job/batch" 2> /dev/null)" 2> /dev/null; then
-        kill_run "$SLURM_JOB_ID\\.${SLURM_RESTART_COUNT:-0}:batch"
-        rm -rf "$job"
-    fi
 }
 
 # refuse MESSAGE: reports why this node cannot take part, to the log and to the study that waits for it

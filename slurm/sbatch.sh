@@ -1,23 +1,6 @@
 # The options of sbatch for a job, with the time of its warning. Sourced by lib.sh.
 # shellcheck shell=bash disable=SC2034 # OPTIONS is used by the scripts that source this
 
-# minutes_of TIME: prints a time in minutes, rounded up; fails if TIME has none of the forms of Slurm's --time: MINUTES,
-# MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS, DAYS-HOURS:MINUTES and DAYS-HOURS:MINUTES:SECONDS
-minutes_of() {
-    local days=0 hours=0 minutes=0 seconds=0
-    if [[ $1 =~ ^([0-9]{1,7})(:([0-5]?[0-9]))?$ ]]; then
-        minutes=${BASH_REMATCH[1]} seconds=${BASH_REMATCH[3]:-0}
-    elif [[ $1 =~ ^([0-9]{1,5}):([0-5]?[0-9]):([0-5]?[0-9])$ ]]; then
-        hours=${BASH_REMATCH[1]} minutes=${BASH_REMATCH[2]} seconds=${BASH_REMATCH[3]}
-    elif [[ $1 =~ ^([0-9]{1,4})-([0-9]{1,5})(:([0-5]?[0-9])(:([0-5]?[0-9]))?)?$ ]]; then
-        days=${BASH_REMATCH[1]} hours=${BASH_REMATCH[2]}
-        minutes=${BASH_REMATCH[4]:-0} seconds=${BASH_REMATCH[6]:-0}
-    else
-        return 1
-    fi
-    printf '%s\n' $(((10#$days * 24 + 10#$hours) * 60 + 10#$minutes + (10#$seconds > 0)))
-}
-
 # sbatch_options NAME PARTITION ACCOUNT NODES GPUS_PER_NODE MINUTES: sets OPTIONS, without the script
 sbatch_options() {
     local name=$1 partition=$2 account=$3 nodes=$4 gpus=$5 minutes=$6 warning_s

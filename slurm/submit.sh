@@ -129,9 +129,12 @@ time_within() {
     local most=$1 partition=$2 asked=${TIME:-} minutes
     if [[ -z $asked ]]; then
         minutes=$most
+    elif [[ $asked =~ ^([0-9]+):([0-5][0-9]):([0-5][0-9])$ ]]; then
+        minutes=$((10#${BASH_REMATCH[1]} * 60 + 10#${BASH_REMATCH[2]} + (10#${BASH_REMATCH[3]} > 0)))
+    elif [[ $asked =~ ^[0-9]+$ ]]; then
+        minutes=$asked
     else
-        minutes=$(minutes_of "$asked") ||
-            die "TIME must be minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS, got '$asked'" 2
+        die "TIME must be minutes or HH:MM:SS, got '$asked'" 2
     fi
     ((minutes >= 1 && minutes <= most)) || die "TIME=$asked must be between 1 and the $most minutes of the partition $partition" 2
     printf '%s\n' "$minutes"

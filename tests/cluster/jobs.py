@@ -66,10 +66,9 @@ class Job:
         poll(lambda: self.left() == "", 15, "the job's clean-up", self.left)
 
     def left(self) -> str:
-        """Returns the job's remaining files, and all processes of its account on all nodes; empty
-        if none. No other job of the account may be running."""
+        """Returns the job's remaining files and Ray processes on all nodes; empty if none."""
         look = f"ls -d /tmp/sift-{self.number} 2>/dev/null; "
-        look += f"ps -U {self.account} -o pid,ppid,stat,etimes,comm --no-headers"
+        look += f"ps -u {self.account} -o pid,ppid,stat,etimes,comm | grep ray"
         outputs = [
             self.cluster.run("root", "bash", "-c", look, place=node).stdout
             for node in self.cluster.nodes

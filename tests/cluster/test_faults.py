@@ -15,15 +15,12 @@ def nodes(study: Path) -> set[str]:
     return {event["node"] for event in events(study) if event["event"] == "epoch"}
 
 
-def begin(
-    submit: Callable[..., Job], *, trials: int, minutes: int, gpus: int = 2, restarts: int = 20
-) -> Job:
+def begin(submit: Callable[..., Job], *, trials: int, minutes: int, gpus: int = 2) -> Job:
     """Submits a job with a study of napper.py, and returns the job."""
     flags = "--trainable napper.py:train --set nap=1.0 --scheduler none --searcher random"
     write = f"cat > napper.py <<'END'\n{NAPPER}\nEND"
     args = f"{flags} --trials {trials}"
-    given = {"GPUS": gpus, "TIME": minutes, "NAME": "s", "RESTARTS": restarts}
-    return submit(prepare=write, ARGS=args, **given)
+    return submit(prepare=write, GPUS=gpus, TIME=minutes, NAME="s", ARGS=args)
 
 
 def await_epoch(job: Job) -> None:
@@ -94,6 +91,8 @@ def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cl
     assert job.status() == 0, output
     assert_nothing_was_trained_twice(study, trials=24)
     assert causes(study) == {"lost"}
+    # After SIGKILL, no process of the job is left to remove it.
+    cluster.check("root", "rm", "-rf", f"/tmp/sift-{job.number}", place="node2")
     job.await_nothing_left()
 
 

@@ -51,6 +51,7 @@ PAIRS = [
     ("grid", "none"),
     ("optuna", "hyperband"),
     ("hebo", "asha"),
+    ("portfolio", "asha"),
     ("bohb", "bohb"),
     ("bayesopt", "median"),
 ]

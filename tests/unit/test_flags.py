@@ -164,24 +164,3 @@ def test_a_study_keeps_the_rungs_that_it_began_with(tmp_path: Path) -> None:
 def test_values_of_set(text: str, value: object) -> None:
     asked = study(trainable="sklearn", set=[f"loss={text}"])
     assert repr(asked.space.given(asked.space.constants)["loss"]) == repr(value)
-
-
-def test_each_study_draws_a_seed_and_keeps_it(tmp_path: Path) -> None:
-    drawn = {plan(study(), slots=1)[0].seed for _ in range(3)}
-    assert len(drawn) == 3
-    assert plan(study(seed="7"), slots=1)[0].seed == 7
-    planned, _ = plan(study(searcher="random"), slots=1)
-    file = tmp_path / "study.yaml"
-    file.write_text(planned.to_yaml())
-    assert f"seed: {planned.seed}\n" in file.read_text()
-    assert read_saved(tmp_path).seed == planned.seed
-    assert plan(read_resumed(tmp_path, {}), slots=1)[0].seed == planned.seed
-    assert plan(study(config=file), slots=1)[0].seed == planned.seed
-    assert plan(study(config=file, seed="0"), slots=1)[0].seed == 0
-
-
-def test_a_study_directory_without_a_seed_had_seed_0(tmp_path: Path) -> None:
-    text = "name: s\ntrainable: mnist\nsearcher: random\nscheduler: asha\ntrials: 4\n"
-    (tmp_path / "study.yaml").write_text(text)
-    assert read_saved(tmp_path).seed == 0
-    assert read_resumed(tmp_path, {}).seed == 0

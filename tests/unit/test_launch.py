@@ -15,7 +15,7 @@ from siftune.driver.checks import directory_mistakes
 from siftune.driver.launch import launch
 from siftune.errors import UsageError
 from siftune.record import lease
-from siftune.study.reading import read_resumed, read_saved
+from siftune.study.reading import read_resumed
 
 BEST = {"trial": "0002", "epoch": 1, "metrics": {"loss": 0.25}}
 
@@ -153,9 +153,3 @@ def test_the_command_that_resumes_is_the_one_that_was_used(
     command = expected.replace("PYTHON", os.path.relpath(sys.executable))
     assert ending.resume_command(tmp_path / "results/s") == f"{command} --resume s"
     assert ending.resume_command(tmp_path / "r/s") == f"{command} --resume s --results r"
-
-
-def test_the_start_line_names_the_seed(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert resume(done) == 0
-    seed = read_saved(done).seed
-    assert f"random + none, seed {seed}, " in capsys.readouterr().out

@@ -31,7 +31,7 @@ CALLS = ("propose", "begin", "report", "end")
 
 def study(searcher: str = "random", *, slots: int = 2, **more: Any) -> Study:
     layer = {"trainable": "t.py:f", "name": "s", "space": SPACE, "trials": TRIALS}
-    layer |= {"searcher": searcher, "scheduler": "none", "seed": 0} | more
+    layer |= {"searcher": searcher, "scheduler": "none"} | more
     return plan(read([layer], {}), slots=slots)[0]
 
 

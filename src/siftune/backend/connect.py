@@ -1,10 +1,8 @@
 """Connects to Ray for the duration of a study: the Slurm job's Ray, or one on this machine."""
 
-import faulthandler
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -142,19 +140,8 @@ def _join(directory: Path) -> None:
             )
         time.sleep(0.1)
     address = (directory / "address").read_text().strip()
-    _divert_stderr(directory / "driver.log")
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    faulthandler.enable(file=2)
     (directory / "joined").touch()  # tells slurm/tune.sbatch that the cluster was up
-
-
-def _divert_stderr(log: Path) -> None:
-    """Sends to a file what Ray's C++ code writes to stderr, which is stack traces when Slurm ends
-    the job. Python's messages still reach stderr."""
-    sys.stderr.flush()
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 2)
 
 
 def _tell_missing(directory: Path, say: Callable[[str], None], over: threading.Event) -> None:

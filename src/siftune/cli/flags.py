@@ -208,7 +208,7 @@ def read_trial(flags: Mapping[str, Any]) -> tuple[TrainableSpec, Config, dict[st
     trainable = TrainableSpec(
         name=request.trainable,
         data=flags["data"],
-        seed=request.seed or 0,
+        seed=request.seed,
         options=request.trainable_options,
         processes=request.processes_per_trial or 1,
         printed=PrintedMetrics(
@@ -219,7 +219,7 @@ def read_trial(flags: Mapping[str, Any]) -> tuple[TrainableSpec, Config, dict[st
     )
     if mistakes := trainable.mistakes(request.space):
         raise UsageError(mistakes)
-    config = request.space.sample(np.random.default_rng(request.seed or 0))
+    config = request.space.sample(np.random.default_rng(request.seed))
     return trainable, config, request.space.given(config)
 
 

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from siftune.driver.progress import Progress
-from siftune.machine import slurm
 from siftune.machine.packages import in_container
 
 FINISHED, FAILED, RESUMABLE = 0, 1, 75  # exit codes
@@ -32,10 +31,6 @@ def say_stopped(reason: str, directory: Path) -> None:
 
 def resume_command(directory: Path) -> str:
     """Returns the command that resumes a study, to be pasted."""
-    parent = os.path.relpath(directory.parent)
-    results = "" if parent == "results" else f" --results {shlex.quote(parent)}"
-    if submit := slurm.submit_command():
-        return f'{submit} ARGS="--resume {directory.name}{results}"'
     if in_container():
         image = os.path.relpath(os.environ.get("APPTAINER_CONTAINER", "tune.sif"))
         command = f"apptainer run {'--nv ' if Path('/dev/nvidiactl').exists() else ''}{image}"
@@ -45,6 +40,8 @@ def resume_command(directory: Path) -> str:
             command += " tune"
         else:
             command = f"{os.path.relpath(sys.executable)} {command}"
+    parent = os.path.relpath(directory.parent)
+    results = "" if parent == "results" else f" --results {shlex.quote(parent)}"
     return f"{command} --resume {directory.name}{results}"
 
 

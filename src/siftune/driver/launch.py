@@ -24,7 +24,7 @@ from siftune.machine.resources import Node
 from siftune.record import journal, lease, summary
 from siftune.record.journal import Event, Journal, StorageError
 from siftune.record.lease import Lease
-from siftune.study.planning import plan, seeded
+from siftune.study.planning import plan
 from siftune.study.reading import read_resumed
 from siftune.study.request import StudyRequest
 from siftune.study.request import processes as processes_of
@@ -54,11 +54,7 @@ def launch(request: StudyRequest, *, data: Path, results: Path, resume: bool = F
         directory.parent.mkdir(parents=True, exist_ok=True)
         # Private until the user shares this directory; the files in it follow the user's umask.
         directory.mkdir(mode=0o700, exist_ok=True)
-        in_job = slurm.submit_command() is not None
-        resume_command = ending.resume_command(directory) if in_job else None
-        held = Lease(directory, job=slurm.job(), resume=resume_command)
-        if resume_command is not None:
-            slurm.tell_study(directory, resume_command)
+        held = Lease(directory, job=slurm.job())
     except OSError as error:
         raise StorageError(directory / "driver.json", error) from None
     try:
@@ -82,14 +78,14 @@ def _plan(
     processes = processes_of(request.processes_per_trial, gpus_per_trial)
     # A study that is resumed in another directory trains the same file.
     request = replace(
-        seeded(request),
+        request,
         trainable=trainables.absolute(request.trainable),
         trainable_options=_absolute(request.trainable_options),
     )
     trainable = TrainableSpec(
         name=request.trainable,
         data=data.absolute(),
-        seed=request.seed or 0,
+        seed=request.seed,
         options=request.trainable_options,
         processes=processes,
         printed=PrintedMetrics(
@@ -191,8 +187,7 @@ class _Run:
         view.say(
             f"study {study.name}: {study.trials} trials of {study.trainable}, "
             f"{study.mode}imises {study.metric}, {study.searcher} + "
-            f"{study.scheduler}, seed {study.seed}, {'up to ' if packing else ''}{slots} at once, "
-            f"in {self.directory}"
+            f"{study.scheduler}, {'up to ' if packing else ''}{slots} at once, in {self.directory}"
         )
 
     def _train(

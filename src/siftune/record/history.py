@@ -72,9 +72,9 @@ class History:
     def life(self) -> str:
         """Returns the state of the study, and how to resume it. slurm/status.sh prints the same."""
         clock = ", by this machine's clock" if self.driver.by_clock else ""
-        resume = f"(resume with {self.driver.resume})"
-        if self.driver.life in (Life.SAVED, Life.CANCELLED):
-            return f"{self.driver.life.value} {resume}"
+        resume = f"(resume with --resume {self.directory.name})"
+        if self.driver.life is Life.SAVED:
+            return f"saved {resume}"
         if self.driver.life is Life.DEAD:
             return f"dead for {duration(self.driver.ago_s)}{clock} {resume}"
         return self.driver.life.value + clock

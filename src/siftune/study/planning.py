@@ -1,6 +1,5 @@
-"""Chooses the searcher, scheduler, seed and number of trials that a request leaves open."""
+"""Chooses the searcher, scheduler and number of trials that a request leaves open."""
 
-import secrets
 from dataclasses import fields, replace
 from typing import Any
 
@@ -12,13 +11,6 @@ from siftune.study.request import StudyRequest
 from siftune.study.study import Study
 
 DEFAULT_TRIALS = 50
-_SEEDS = 2**31  # every library accepts a smaller number as its seed
-
-
-def seeded(request: StudyRequest) -> StudyRequest:
-    """Returns the request with a seed: its own or a random one, so that studies with the same flags
-    train different configs."""
-    return replace(request, seed=secrets.randbelow(_SEEDS)) if request.seed is None else request
 
 
 def plan(
@@ -31,7 +23,6 @@ def plan(
     not have, and for `sample_from` entries that they cannot work with or that fail.
     """
     notes: list[str] = []
-    request = seeded(request)
     searcher = request.searcher
     if searcher == AUTO:
         from siftune.searchers.auto import choose
@@ -72,8 +63,8 @@ def plan(
 
 
 def complete(request: StudyRequest, **chosen: Any) -> Study:
-    """Returns the request, which must have a seed, as a study. `chosen` must contain searcher,
-    scheduler and trials. Its gpus_per_trial applies only if the request has none."""
+    """Returns the request as a study. `chosen` must contain searcher, scheduler and trials. Its
+    gpus_per_trial applies only if the request has none."""
     values = {f.name: getattr(request, f.name) for f in fields(request)}
     if request.gpus_per_trial is not None:
         chosen["gpus_per_trial"] = request.gpus_per_trial

@@ -32,9 +32,6 @@ _BELONGINGS = {
 # Trainable options of earlier versions that no longer exist. They affected only the speed.
 _RETIRED = ("fused",)
 
-# The seed of a study directory whose study.yaml names none.
-_WITHOUT_SEED = {"seed": 0}
-
 
 def read(
     layers: list[Mapping[str, Any]],
@@ -86,7 +83,7 @@ def read_saved(directory: Path) -> Study:
     No file of the user is loaded. Raises UsageError.
     """
     path = directory / "study.yaml"
-    saved = read([_WITHOUT_SEED | read_study_yaml(path)], {}, with_functions=False)
+    saved = read([read_study_yaml(path)], {}, with_functions=False)
     if saved.searcher == AUTO or saved.scheduler is None or saved.trials is None:
         raise UsageError(f"{path} is not a planned study: it lacks searcher, scheduler or trials")
     return complete(
@@ -112,7 +109,7 @@ def read_resumed(directory: Path, changes: Mapping[str, Any]) -> StudyRequest:
             f"it can change: {', '.join(resumable)}"
         )
     # The directory says which study it is: it may have been renamed or copied.
-    values = _WITHOUT_SEED | read_study_yaml(directory / "study.yaml") | {"name": directory.name}
+    values = read_study_yaml(directory / "study.yaml") | {"name": directory.name}
     if values.get("scheduler") in SCHEDULERS:
         # Options that an earlier version did not write had these values.
         before = SCHEDULERS.load(values["scheduler"]).defaults_before

@@ -195,10 +195,7 @@ class StudyRequest:
     scheduler_options: dict[str, Any] = field(
         default_factory=dict, metadata=_setting("options", _HOW, **_OPTIONS)
     )
-    seed: int | None = field(
-        default=None,
-        metadata=_setting("number", _HOW, check=_whole(0), help="[drawn for each study]"),
-    )
+    seed: int = field(default=0, metadata=_setting("number", _HOW, check=_whole(0), help="[0]"))
     trials: int | None = field(
         default=None,
         metadata=_number(_whole(1), help="[the whole grid, or 50]"),

@@ -31,7 +31,6 @@ class Study(StudyRequest):
 
     searcher: str
     scheduler: str
-    seed: int
     trials: int
     gpus_per_trial: float
 
