@@ -18,10 +18,10 @@ QUIET = $(shell test -t 2 || echo -q)
 WORDS = words=$$(xargs -r printf '%q ' <<< "$$ARGS") && eval "set -- $$words"
 
 # The variables that submit.sh, status.sh and build.sh read.
-export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS SITE TIME NAME PARTITION ACCOUNT IMAGE KEY
+export BASE FLAVOUR ARCH CA_BUNDLE CACHE OUT JOB GPUS NODES CPUS_PER_TRIAL RUN SITE TIME NAME PARTITION ACCOUNT IMAGE KEY
 export RESTARTS RESUME DRY_RUN ARGS STUDY RESULTS REQUIREMENTS CASES
 
-.PHONY: help setup new tune image overlay sbom sign verify dist submit grow status cancel logs check cases test test-arm test-oldest-ray lint \
+.PHONY: help setup new tune image overlay sbom sign verify dist submit grow site status cancel logs check cases test test-arm test-oldest-ray lint \
 	bench soak cluster cluster-down lock clean
 
 help: ## lists these commands
@@ -65,20 +65,23 @@ verify: ## checks that tune.sif is signed and unchanged: [IMAGE=tune.sif KEY=pub
 dist: ## packs siftune-VERSION.tar, to unpack on a cluster and submit from there
 	@slurm/dist.sh
 
-submit: ## submits a study to a Slurm cluster: GPUS=8 [SITE=turpan TIME=2:00:00 NAME=… DRY_RUN=1 ARGS="--searcher hebo"]
+submit: ## submits a study to a Slurm cluster: GPUS=8, or NODES=2 without GPUs [SITE=turpan TIME=2:00:00 NAME=… DRY_RUN=1 ARGS="--searcher hebo"]; or any Ray program: RUN="python ray_tune.py"
 	@slurm/submit.sh
 
 grow: ## adds GPUs to a running study: JOB=… GPUS=2 [SITE=… TIME=…]
 	@GROW="$${JOB:-none}" slurm/submit.sh
 
+site: ## writes slurm/sites/NAME.env from what Slurm says of this cluster, for you to check: NAME=…
+	@slurm/newsite.sh
+
 status: ## shows the queue and the studies: [STUDY=…]
 	@slurm/status.sh
 
-cancel: ## cancels a job: JOB=…
+cancel: ## saves the study of a job and ends the job; a second time: at once. JOB=…
 	@slurm/cancel.sh
 
 logs: ## follows the log of the newest job
-	tail -n 50 -F "$$(ls -t slurm-*.out | head -n 1)"
+	@slurm/logs.sh
 
 check: lint ## for daily work: checks style and types, and runs the tests that need neither Ray nor the cluster; ARGS="-k journal"
 	@$(WORDS) && $(VENV)/bin/python -m tests check "$$@"

@@ -1,5 +1,36 @@
-# The GPU functions of node.sh: utilisation and MPS. Sourced after lib.sh, never run.
+# The functions for GPUs: their number, utilisation and MPS. Sourced after lib.sh, never run.
 # shellcheck shell=bash
+
+# gpus_here: prints the number of GPUs that Slurm gave this task, or that it can see on a site that does not ask for any
+gpus_here() {
+    local -a given
+    IFS=, read -r -a given <<< "${CUDA_VISIBLE_DEVICES:-${HIP_VISIBLE_DEVICES:-${ROCR_VISIBLE_DEVICES:-}}}"
+    if ((${#given[@]} == 0)) && [[ -z $GPU_REQUEST ]]; then
+        count_gpus
+    else
+        printf '%s\n' "${#given[@]}"
+    fi
+}
+
+# count_gpus: prints the number of GPUs of this node, by the vendor's program or by the device files
+count_gpus() {
+    local found=0
+    if command -v nvidia-smi > /dev/null; then
+        found=$(nvidia-smi --list-gpus 2> /dev/null | grep -c '^GPU ') || true
+    elif command -v rocm-smi > /dev/null; then
+        found=$(rocm-smi --showid 2> /dev/null | grep -o '^GPU\[[0-9]*\]' | sort -u | wc -l) || true
+    fi
+    ((found)) || found=$(find "${DEVICES:-/dev}" -maxdepth 1 -name 'nvidia[0-9]*' | wc -l)
+    ((found)) || found=$(find "${DEVICES:-/dev}/dri" -maxdepth 1 -name 'renderD*' 2> /dev/null | wc -l)
+    printf '%s\n' "$found"
+}
+
+# rename_rocr: passes the AMD GPUs that Slurm gave this task to Ray, which refuses the variable that Slurm sets
+rename_rocr() {
+    [[ $GPU_FLAG == --rocm && -n ${ROCR_VISIBLE_DEVICES:-} ]] || return 0
+    export HIP_VISIBLE_DEVICES=$ROCR_VISIBLE_DEVICES
+    unset ROCR_VISIBLE_DEVICES CUDA_VISIBLE_DEVICES
+}
 
 # begin_sampling FILE: samples the utilisation of the GPUs every 5 s into FILE, until end_sampling
 begin_sampling() {

@@ -7,6 +7,12 @@ NODE=${NODE%%.*}
 
 source "$(dirname "${BASH_SOURCE[0]}")/ports.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/sbatch.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/site.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/again.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/check.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/clean.sh"
+
+readonly SAVE_S=60 # for the driver to save its study, at the time limit and after make cancel
 
 log() {
     printf '%s %s: %s\n' "$(date +%H:%M:%S)" "$NODE" "$*" >&2
@@ -18,14 +24,22 @@ die() {
     exit "${2:-1}"
 }
 
-# load_site PROJECT NAME: sets the variables of slurm/sites/NAME.env
-load_site() {
-    local project=$1 name=$2 known
-    known=$(cd "$project/slurm/sites" && printf '%s ' *.env)
-    [[ $name =~ ^[A-Za-z0-9_-]+$ && -r $project/slurm/sites/$name.env ]] ||
-        die "SITE must be one of: ${known//.env/}; got '$name'. slurm/sites/README.md says how to add a site" 2
-    # shellcheck source=/dev/null
-    source "$project/slurm/sites/$name.env"
+# quiet_deaths: prevents bash from reporting, with a line of its script, that a process was killed. What is worth
+# knowing is logged. Bash is silent about signals that it traps; this has no effect on the processes.
+quiet_deaths() {
+    # shellcheck disable=SC2173 # bash accepts it, and reports no killed process
+    trap : KILL BUS SEGV ABRT
+}
+
+# pause SECONDS: waits. Unlike sleep, it is no process, whose end bash would report when Slurm signals the whole job.
+pause() {
+    [[ -n ${silent_fd:-} ]] || exec {silent_fd}<> <(:)
+    read -rt "$1" -u "$silent_fd" || true
+}
+
+# last_words FILE: prints the end of a log of Ray, on one line, without stack traces and what is no error
+last_words() {
+    grep -vE '^ *(\*\*\*|@|#[0-9]+ |/|\[state-dump\]|[^ ]*\(\+0x)|StackTrace|^ *\[[^]]* [IW] [0-9 ]*\]|^ *- |^ *[A-Z].*:$|-- $|^ *$' "$1" 2> /dev/null | tail -n 3 | cut -c -300 | tr '\n' ' ' || true
 }
 
 # node_tmp PATTERN: prints the directory on this node's own disk; %u is the job's user, and %j its number
@@ -43,18 +57,6 @@ own_directory() {
     [[ -L $path || ! -O $path ]] || rm -rf "$path" # left by an earlier run of this job
     mkdir -m 700 "$path" 2>/dev/null || path=$(mktemp -d "$1/sift-XXXXXX") || return
     printf '%s\n' "$path"
-}
-
-# kill_users DIRECTORY: kills the processes with open files below it and waits until all are gone. Only the last two
-# components of the path are compared, because the path may differ outside the container.
-kill_users() {
-    local parent=${1%/*} tries left
-    for ((tries = 0; tries < 50; tries++)); do
-        left=$(find /proc/[0-9]*/fd -lname "*/${parent##*/}/${1##*/}/*" 2>/dev/null | cut -d/ -f3 | sort -u) || true
-        [[ -n $left ]] || return 0
-        xargs kill -KILL <<< "$left" 2>/dev/null || true
-        sleep 0.1 || true
-    done
 }
 
 # address [INTERFACE]: prints this node's IPv4 address on INTERFACE, or the one that its name resolves to
@@ -96,7 +98,7 @@ certificate() {
 # the head. Therefore TLS is used: a connection without a certificate of the job is refused.
 in_image() {
     local image=$1 job=$2 own=$2/tls/${3:-driver}
-    IN_IMAGE=(apptainer --silent exec)
+    IN_IMAGE=("$CONTAINER" --silent exec)
     [[ -z $GPU_FLAG ]] || IN_IMAGE+=("$GPU_FLAG")
     [[ -z $BINDS ]] || IN_IMAGE+=(--bind "$BINDS")
     [[ ! -e $job/overlay ]] || IN_IMAGE+=(--overlay "$(< "$job/overlay")")

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Runs one node of the job's Ray cluster, the head or a worker, in one srun task.
-#   node.sh PROJECT SITE IMAGE JOB [join]
+#   node.sh PROJECT SITE IMAGE JOB [join|guard PID ROLE DIRECTORY]
 # join: the cluster belongs to another job, and all nodes of this job are workers.
+# guard: waits until the process PID, another run of this script, has ended, and then cleans the node with its DIRECTORY.
 set -euo pipefail
 
-readonly WAIT_S=120   # the longest wait for the head to begin
-readonly ROOM_MIB=512 # free space needed on the node's own disk
-readonly LIVES=10     # maximum number of starts of Ray on a worker
-readonly STARTS=3     # maximum number of failed starts of Ray
+readonly WAIT_S=120 # the longest wait for the head to begin
+readonly LIVES=10   # maximum number of starts of Ray on a worker
+readonly STARTS=3   # maximum number of failed starts of Ray
 
 main() {
     local project=$1 site=$2 image=$3 life failed=0
@@ -15,20 +15,30 @@ main() {
     source "$project/slurm/lib.sh"
     source "$project/slurm/gpus.sh"
     load_site "$project" "$site"
+    quiet_deaths
     role=worker me=$NODE
+    if [[ ${5:-} == guard ]]; then
+        guard "$6" "$7" "$8"
+        return
+    fi
+    rename_rocr
     if [[ ${5:-} == join ]]; then
         me=$NODE.$SLURM_JOB_ID # the job that owns the cluster may run on this node too
     elif ((SLURM_PROCID == 0)); then
         role='head'
     fi
-    tmp=$(node_tmp "$NODE_TMP")
     ulimit -c 0 # a core dump has the token; Slurm may have reset the limit
     check "$image"
+    make_certificate "$image"
+    mark_run node
+    remove_dead "$tmp"
     tmp=$(own_directory "$tmp" "sift-$SLURM_JOB_ID") || refuse "cannot create a directory in $tmp: correct NODE_TMP in the site's file"
+    echo "${SLURM_RESTART_COUNT:-0}" > "$tmp/run" || true # without it, the directory counts as this run's
+    # The guard has a session of its own: it outlives a SIGKILL of this step where Slurm has no cgroups.
+    SIFTUNE_RUN='' setsid "$0" "$project" "$site" "$image" "$job" guard $$ "$role" "$tmp" &> /dev/null < /dev/null &
+    guard_pid=$!
     patience_s=20
-    trap 'stop_ray; end_mps; end_sampling; rm -rf "$tmp"' EXIT
-    # Ray's sockets are below it, and the path of a socket has at most 107 bytes.
-    ((${#tmp} + 2 <= 43)) || refuse "NODE_TMP gives the path $tmp/r, longer than 43 characters: set a shorter one in the site's file"
+    trap 'stop_ray; end_mps; end_sampling; clean_node "$tmp"; kill -USR1 "$guard_pid" 2> /dev/null || true' EXIT
     # scancel signals all processes of the step, including the one that serves the image's file system.
     # Ray can no longer end cleanly, and Slurm soon sends SIGKILL.
     trap 'patience_s=2; exit 0' TERM
@@ -44,10 +54,10 @@ main() {
         else
             # A port was taken after the check, or in a way that the check cannot detect.
             ((++failed < STARTS)) || break
-            log "Ray did not start on this node: trying again; the end of its log: $(tail -n 5 "$job/log/$me")"
+            log "Ray did not start on this node: trying again; the end of its log: $(last_words "$job/log/$me")"
         fi
     done
-    refuse "Ray ended unexpectedly; the end of its log: $(tail -n 5 "$job/log/$me")"
+    refuse "Ray ended unexpectedly; the end of its log: $(last_words "$job/log/$me")"
 }
 
 # run_ray: starts Ray and waits for it to end; exits when the job ends
@@ -64,9 +74,10 @@ run_ray() {
             ! over || exit 0
             # The head's first port was taken, and the head now has another one.
             [[ $role == head || $(< "$job/address") == "$address" ]] || kill -KILL -- "-$ray_pid" || true
+            [[ $role == head || $me != "$NODE" ]] || ! is_head_silent || follow_head
         fi
         [[ $role == worker || -e $job/ready ]] || ! started || touch "$job/ready"
-        sleep 0.2 || true
+        pause 0.2
     done
     wait "$ray_pid" || status=$?
     kill_left
@@ -78,7 +89,7 @@ run_ray() {
 
 # started: returns whether Ray accepts nodes and drivers. Only the output of ray start says so
 started() {
-    grep -q 'Ray runtime started' "$job/log/$me"
+    grep -qs 'Ray runtime started' "$job/log/$me"
 }
 
 # head_address: prints the address of the job's Ray once its head is about to start. ray start itself waits for
@@ -88,7 +99,7 @@ head_address() {
     until [[ -e $job/address ]]; do
         over && return 1
         ((SECONDS < deadline)) || refuse "the head node of the job did not start within $WAIT_S s"
-        sleep 0.2
+        pause 0.2
     done
     cat "$job/address"
 }
@@ -98,31 +109,12 @@ over() {
     [[ -e $job/stop || ! -d $job ]]
 }
 
-# check IMAGE: checks, within seconds, for problems that would make every start fail
-check() {
-    local image=$1 free_mib bind architecture own
-    [[ -r $image ]] || refuse "cannot read the image $image from this node"
-    for bind in ${BINDS//,/ }; do
-        [[ -e ${bind%%:*} ]] || refuse "BINDS names $bind, which does not exist on this node: correct the site's file"
-    done
-    mkdir -p "$tmp" || refuse "cannot create $tmp: correct NODE_TMP in the site's file"
-    free_mib=$(df -Pm "$tmp" | awk 'NR == 2 {print $4}')
-    ((free_mib >= ROOM_MIB)) || refuse "only $free_mib MiB are free in $tmp, $ROOM_MIB are needed"
-    architecture=$(architecture_of "$image")
-    [[ $architecture == "$(uname -m)" ]] ||
-        refuse "the image is for $architecture, but this node is $(uname -m): build it with make image ARCH=$(uname -m)"
-    in_image "$image" "$job" "$me"
+# make_certificate IMAGE: creates this node's certificate, and sets IN_IMAGE to use it
+make_certificate() {
+    local own
+    in_image "$1" "$job" "$me"
     own=$(address "$INTERFACE")
     certificate "$me" "$own" || refuse "openssl could not create a certificate: $(cat "$job/tls/$me.log")"
-}
-
-# architecture_of IMAGE: prints the image's architecture in the format of uname -m, or this node's if the image
-# does not name one
-architecture_of() {
-    local architecture
-    architecture=$(apptainer sif header "$1" 2>/dev/null |
-        sed -n 's/amd64$/x86_64/; s/arm64$/aarch64/; s/^Primary Architecture: *//p') || true
-    printf '%s\n' "${architecture:-$(uname -m)}"
 }
 
 # start_ray [ADDRESS]: replaces this process with ray start (exec), for the head or for a worker of the head at
@@ -162,20 +154,13 @@ start_ray() {
         --memory=$((memory_mib * 1048576 * 8 / 10)) --object-store-memory=$((store_mib * 1048576))
 }
 
-# gpus_here: prints the number of GPUs that Slurm gave this task
-gpus_here() {
-    local -a given
-    IFS=, read -r -a given <<< "${CUDA_VISIBLE_DEVICES:-${ROCR_VISIBLE_DEVICES:-}}"
-    printf '%s\n' "${#given[@]}"
-}
-
 # shellcheck disable=SC2329 # called by the trap
 stop_ray() {
     local deadline=$((SECONDS + patience_s))
     [[ -n ${ray_pid:-} ]] || return 0
     kill "$ray_pid" 2>/dev/null || true
     while kill -0 "$ray_pid" 2>/dev/null && ((SECONDS < deadline)); do
-        sleep 0.1 || true
+        pause 0.1
     done
     kill_left
 }
@@ -185,6 +170,39 @@ stop_ray() {
 kill_left() {
     kill -KILL -- "-$ray_pid" 2>/dev/null || true
     kill_users "$tmp/r"
+}
+
+# guard PID ROLE DIRECTORY: cleans the node if the process PID has ended without doing so. If it has done so, a container that was
+# just starting may still leave its FUSE server
+guard() {
+    local cleaned=''
+    role=$2
+    trap '' TERM
+    trap 'cleaned=1' USR1
+    while [[ -d /proc/$1 ]]; do pause 1; done
+    if [[ -n $cleaned ]]; then
+        pause $((SERVER_S + 1))
+        kill_run none
+    else
+        clean_node "$3"
+    fi
+}
+
+# clean_node DIRECTORY: kills what is left of this node's processes of the job's step, and removes its directory. If the
+# job has been requeued since, its next run owns the directories
+clean_node() {
+    local run=${SLURM_RESTART_COUNT:-0} directory=$1 batch='' owner=''
+    [[ $(cat "$1/run" 2> /dev/null || echo "$run") == "$run" ]] || directory=''
+    # Some processes of Ray overwrite their environment, and with it the mark.
+    [[ -z $directory ]] || kill_users "$directory/r"
+    kill_run "$(this_run node)"
+    [[ -z $directory ]] || rm -rf "$directory"
+    # Slurm ends the step if the batch script was killed, which then does not clean up.
+    [[ $role == head ]] && read -r batch owner 2> /dev/null < "$job/batch" || return 0
+    if [[ $owner == "$run" && ! -d /proc/$batch ]]; then
+        kill_run "$(this_run batch)"
+        rm -rf "$job"
+    fi
 }
 
 # refuse MESSAGE: reports why this node cannot take part, to the log and to the study that waits for it

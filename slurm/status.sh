@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Shows the queue, each study, and the output of the site's status command. It needs no Python, because it
-# reads the files that a study writes every few seconds. It uses the variables STUDY, SITE and RESULTS.
+# reads the files that a study writes every few seconds, and asks Slurm once. It uses the variables STUDY, SITE and
+# RESULTS.
 set -euo pipefail
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -11,8 +12,11 @@ readonly SILENCE_S=30 # a driver on another node counts as dead after this, as i
 
 main() {
     local results=${RESULTS:-results} study shown=0
+    queue=''
     if command -v squeue > /dev/null; then
-        squeue --me --format='%.10i %.24j %.9T %.10M %.10l %.5D %R'
+        # Number and state come first, for state_of; the rest is shown.
+        queue=$(squeue --me --format='%A %T|%.10i %.24j %.9T %.10M %.10l %.5D %R') || queue=''
+        cut -d '|' -f 2- <<< "${queue:-|Slurm does not answer: showing only the studies}"
     else
         echo "Slurm was not found on this machine: showing only the studies"
     fi
@@ -45,27 +49,34 @@ show() {
     if [[ $state == running* ]]; then
         under_way="$(number "$directory/summary.json" running) running"
         ((${paused:-0} == 0)) || under_way+=", $paused paused"
-        gpus="$(number "$directory/summary.json" gpus_busy) of $(number "$directory/summary.json" gpus) GPUs in use, "
+        gpus="$(rounded %.6g "$directory/summary.json" gpus_busy) of $(rounded %.6g "$directory/summary.json" gpus) GPUs in use, "
     fi
-    real=$(number "$directory/summary.json" gpu_utilisation)
-    real=${real#null}
+    real=$(percent "$directory/summary.json" gpu_utilisation)
     printf '%s: %s completed, %s pruned, %s failed, %s; %s; %sslots busy %s of the time%s\n' "${directory##*/}" \
         "$(number "$directory/summary.json" completed)" "$(number "$directory/summary.json" pruned)" \
         "$(number "$directory/summary.json" failed)" "$under_way" \
-        "$state" "$gpus" "$(number "$directory/summary.json" busy_fraction)" "${real:+, GPU utilisation $real}"
+        "$state" "$gpus" "$(percent "$directory/summary.json" busy_fraction)" "${real:+, GPU utilisation $real}"
     [[ -e $directory/best.json ]] || return 0
     metric=$(sed -n 's/^metric: //p' "$directory/study.yaml")
-    printf '  best %s %s in trial %s, epoch %s\n' "$metric" "$(number "$directory/best.json" "$metric")" \
+    printf '  best %s %s in trial %s, epoch %s\n' "$metric" "$(rounded %.6g "$directory/best.json" "$metric")" \
         "$(number "$directory/best.json" trial)" "$(number "$directory/best.json" epoch)"
 }
 
 # life DIRECTORY: prints whether the study is running, and if not, what to do. It uses the words of History.life
-# in src/siftune/record/history.py, and the rules of look in src/siftune/record/lease.py.
+# in src/siftune/record/history.py, and the rules of look in src/siftune/record/lease.py. If Slurm answers, it also says
+# whether the study's job is gone, or waits to continue the study.
 life() {
-    local directory=$1 driver=$1/driver.json resume="(resume with --resume ${1##*/})" clock='' seen=$1/study.yaml now ago
-    if [[ -n $(number "$driver" ended) ]]; then
-        if is_complete "$directory"; then echo finished; else echo "saved $resume"; fi
-        return
+    local directory=$1 driver=$1/driver.json resume clock='' seen=$1/study.yaml now ago job left=saved
+    resume="(resume with $(resume_with "$directory"))"
+    job=$(number "$driver" slurm_job)
+    # Written by tune.sbatch
+    [[ ! -r $directory/.driver.cancelled || $(< "$directory/.driver.cancelled") != "$(number "$driver" nonce)" ]] || left=cancelled
+    if is_complete "$directory"; then
+        [[ -z $(number "$driver" ended) ]] || { echo finished && return; }
+    elif [[ $(state_of "$job") == PENDING ]]; then
+        echo "saved (job $job is in the queue and resumes it)" && return
+    elif [[ -n $(number "$driver" ended) ]]; then
+        echo "$left $resume" && return
     fi
     [[ ! -e $directory/trials.jsonl ]] || seen=$directory/trials.jsonl
     [[ ! -e $driver ]] || seen=$driver
@@ -73,11 +84,32 @@ life() {
     ago=$((now - $(stat -c %Y "$seen")))
     if is_here "$driver"; then
         is_process "$driver" && echo running && return
-    elif [[ -n $(number "$driver" nonce) ]] && ((-SILENCE_S <= ago && ago <= SILENCE_S)); then
+    elif [[ -n $(number "$driver" nonce) && $(state_of "$job") != gone ]] && ((-SILENCE_S <= ago && ago <= SILENCE_S)); then
         echo "running$clock"
         return
     fi
-    if is_complete "$directory"; then echo finished; else echo "dead for $(duration "$ago")$clock $resume"; fi
+    if is_complete "$directory"; then
+        echo finished
+    elif [[ $left == cancelled ]]; then
+        echo "cancelled $resume"
+    else
+        echo "dead for $(duration "$ago")$clock $resume"
+    fi
+}
+
+# resume_with DIRECTORY: prints what resumes the study: a command, or the flag of the command that began it
+resume_with() {
+    local command
+    command=$(sed -nE 's/.*"resume": "(([^"\\]|\\.)*)".*/\1/p' "$1/driver.json" 2> /dev/null | sed -E 's/\\(.)/\1/g') || true
+    printf '%s\n' "${command:---resume ${1##*/}}"
+}
+
+# state_of JOB: prints the state of the job; `gone` if it is not in the queue; nothing if this is not known
+state_of() {
+    local state
+    [[ -n $queue && $1 =~ ^[0-9]+$ ]] || return 0
+    state=$(awk -v job="$1" '$1 == job {sub(/[|].*/, "", $2); print $2; exit}' <<< "$queue")
+    printf '%s\n' "${state:-gone}"
 }
 
 # is_complete DIRECTORY: returns whether the study has no work left
@@ -120,6 +152,19 @@ duration() {
         else if (s < 3 * 86400) printf "%.3g h", s / 3600
         else printf "%.3g days", s / 86400
     }'
+}
+
+# rounded FORMAT FILE KEY: prints the value of KEY in this format of printf, as Python does in the log
+rounded() {
+    local value
+    value=$(number "$2" "$3")
+    # shellcheck disable=SC2059 # the format is a parameter
+    if [[ $value =~ ^-?[0-9.]+(e[+-]?[0-9]+)?$ ]]; then LC_ALL=C printf "$1" "$value"; else printf '%s' "$value"; fi
+}
+
+# percent FILE KEY: prints the fraction KEY in per cent, or nothing if it is not known
+percent() {
+    number "$1" "$2" | LC_ALL=C awk '$1 ~ /^[0-9]/ {printf "%.0f %%", 100 * $1}'
 }
 
 # number FILE KEY: prints the last value of KEY in a JSON file of the study, or nothing

@@ -16,7 +16,8 @@ from pathlib import Path
 
 PYTEST = [sys.executable, "-m", "pytest"]
 CLUSTER = ["tests/cluster", "tests/container"]
-WHOLE = [f"tests/ray/test_{name}.py" for name in ("clones", "own", "packing", "pairs", "scale")]
+_WHOLE = ("clones", "own", "packages", "packing", "pairs", "scale", "tuner")
+WHOLE = [f"tests/ray/test_{name}.py" for name in _WHOLE]
 LIGHT = ["tests", *(f"--ignore={directory}" for directory in (*CLUSTER, "tests/ray"))]
 # Distributes whole files, so that the fixtures shared by a file's tests are created once.
 SPREAD = ["--numprocesses", "auto", "--dist", "loadfile"]

@@ -66,9 +66,12 @@ class Job:
         poll(lambda: self.left() == "", 15, "the job's clean-up", self.left)
 
     def left(self) -> str:
-        """Returns the job's remaining files and Ray processes on all nodes; empty if none."""
+        """Returns the job's remaining files, and all processes of its account on all nodes.
+
+        Empty if there are none. No other job of the account may be running.
+        """
         look = f"ls -d /tmp/sift-{self.number} 2>/dev/null; "
-        look += f"ps -u {self.account} -o pid,ppid,stat,etimes,comm | grep ray"
+        look += f"ps -U {self.account} -o pid,ppid,stat,etimes,comm --no-headers"
         outputs = [
             self.cluster.run("root", "bash", "-c", look, place=node).stdout
             for node in self.cluster.nodes
@@ -93,9 +96,14 @@ def submit_in(
     variables = {"SITE": "virtual"} | variables
     words = [f"{name}={value}" for name, value in variables.items()]
     output = cluster.check(account, "make", "-C", directory, "submit", *words)
-    number = re.search(r"Submitted batch job (\d+)", output)
-    assert number, output
-    return Job(cluster, account, directory, number[1])
+    return Job(cluster, account, directory, submitted(output))
+
+
+def submitted(output: str) -> str:
+    """Returns the number of the last job that was submitted, according to what was printed."""
+    numbers = re.findall(r"Submitted batch job (\d+)", output)
+    assert numbers, output
+    return str(numbers[-1])
 
 
 def events(study: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cluster.conftest import Cluster, poll
-from tests.cluster.jobs import Job, events
+from tests.cluster.jobs import Job, events, submitted
 
 NAPPER = (Path(__file__).parents[1] / "napper.py").read_text()
 
@@ -25,6 +25,15 @@ def begin(submit: Callable[..., Job], *, trials: int, minutes: int, gpus: int = 
 
 def await_epoch(job: Job) -> None:
     poll(lambda: "epoch 1" in job.log(), 90, "a first epoch", job.log)
+
+
+def begin_on_two_nodes(submit: Callable[..., Job], *, trials: int) -> tuple[Job, list[str]]:
+    """Returns a job that trains on both of its nodes, and their names, the head first."""
+    job = begin(submit, trials=trials, minutes=10, gpus=4)
+    await_epoch(job)
+    names = re.findall(r"2 nodes, (\S+) (\S+) ", job.log())[0]
+    poll(lambda: nodes(job.study("s")) == set(names), 120, "epochs on both nodes", job.log)
+    return job, list(names)
 
 
 def assert_nothing_was_trained_twice(study: Path, *, trials: int) -> None:
@@ -50,9 +59,7 @@ def test_a_study_outlives_its_job(submit: Callable[..., Job], cluster: Cluster) 
     log = job.wait(90)
     assert job.status() == 75, log
     assert "the time limit is near" in log
-    following = re.search(r"Submitted batch job (\d+)", log)
-    assert following, log
-    job.number = following[1]
+    job.number = submitted(log)
 
     def over() -> bool:
         if job.queued("PD"):  # a requeued job waits for two minutes
@@ -67,8 +74,21 @@ def test_a_study_outlives_its_job(submit: Callable[..., Job], cluster: Cluster) 
     job.await_nothing_left()
 
 
+def test_a_time_limit_that_comes_near_after_the_last_trial_changes_nothing(
+    submit: Callable[..., Job], cluster: Cluster
+) -> None:
+    job = begin(submit, trials=2, minutes=10)
+    poll(lambda: "(2 of 2)" in job.log(), 120, "the last trial to end", job.log)
+    cluster.check("hpc1", "scancel", "--batch", "--signal=USR1", job.number)
+    log = job.wait(90)
+    assert job.status() == 0, log
+    assert "report.html" in log
+    assert "saving the study" not in log
+
+
 def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cluster) -> None:
     """The study starts on one of its two nodes; on the other the job is killed before it joins."""
+    cluster.await_idle()
     job = begin(submit, trials=24, minutes=10, gpus=4)
 
     def killed() -> bool:
@@ -81,17 +101,17 @@ def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cl
     study = job.study("s")
     assert nodes(study) == {"node1"}
     grow = ("grow", f"JOB={job.number}", "GPUS=2", "SITE=virtual")
-    output = cluster.check("hpc1", "make", "-C", job.directory, *grow)
-    added = re.search(r"Submitted batch job (\d+)", output)
-    assert added, output
-    log = Job(cluster, "hpc1", job.directory, added[1]).log
+    added = submitted(cluster.check("hpc1", "make", "-C", job.directory, *grow))
+    log = Job(cluster, "hpc1", job.directory, added).log
     poll(lambda: nodes(study) == {"node1", "node3"}, 90, "epochs on the added node", log)
-    cluster.check("hpc1", "scancel", added[1])
+    cluster.check("hpc1", "scancel", added)
     output = job.wait(240)
     assert job.status() == 0, output
+    assert f"job {added} adds node3\n" in output
+    assert f"job {added} ends: node3 left\n" in output
     assert_nothing_was_trained_twice(study, trials=24)
     assert causes(study) == {"lost"}
-    # After SIGKILL, no process of the job is left to remove it.
+    # Every process of the job was killed there, so that only the next job would remove it.
     cluster.check("root", "rm", "-rf", f"/tmp/sift-{job.number}", place="node2")
     job.await_nothing_left()
 
@@ -100,18 +120,17 @@ def test_a_node_whose_disk_is_full_is_left_out(
     submit: Callable[..., Job], cluster: Cluster
 ) -> None:
     """Its trials, which save to the node's own disk first, continue on the other node."""
-    job = begin(submit, trials=16, minutes=10, gpus=4)
-    await_epoch(job)
+    cluster.await_idle()
+    job, (_, node) = begin_on_two_nodes(submit, trials=16)
     study = job.study("s")
-    poll(lambda: nodes(study) == {"node1", "node2"}, 120, "epochs on both nodes", job.log)
     fill = "head -c 2G /dev/zero > /tmp/full"
-    cluster.run("root", "bash", "-c", fill, place="node2")
+    cluster.run("root", "bash", "-c", fill, place=node)
     try:
         log = job.wait(240)
     finally:
-        cluster.check("root", "rm", "/tmp/full", place="node2")
+        cluster.check("root", "rm", "/tmp/full", place=node)
     assert job.status() == 0, log
-    assert log.count("node2 is excluded from the study: cannot write to /tmp/") == 1
+    assert log.count(f"{node} is excluded from the study: cannot write to /tmp/") == 1
     assert_nothing_was_trained_twice(study, trials=16)
     assert causes(study) == {"node"}
     job.await_nothing_left()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import HERE, Cluster, poll
-from tests.cluster.jobs import Job
+from tests.cluster.jobs import Job, submitted
 
 README = HERE.parent.parent / "README.md"
 TRAINABLES = HERE.parent.parent / "src" / "siftune" / "trainables" / "README.md"
@@ -89,10 +89,8 @@ class User:
         assert "loss=" in self._run(line)
 
     def submit(self, line: str) -> None:
-        output = self._run(line)
-        number = re.search(r"Submitted batch job (\d+)", output)
-        assert number, output
-        job = self._job = Job(self._cluster, "hpc1", self._directory, number[1])
+        number = submitted(self._run(line))
+        job = self._job = Job(self._cluster, "hpc1", self._directory, number)
         if study := re.search(r"NAME=(\S+)", line):
             self._study = study[1]
         poll(

@@ -61,7 +61,7 @@ def study(connected: None, tmp_path: Path, mnist_directory: Path) -> Callable[..
     """Runs a study in this process and reads its directory."""
 
     def run(**layer: Any) -> Result:
-        layer = {"name": "study"} | layer
+        layer = {"name": "study", "seed": 0} | layer
         request = read([layer], {})
         status = launch(request, data=mnist_directory, results=tmp_path)
         return Result(status, tmp_path / str(layer["name"]))

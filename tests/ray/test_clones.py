@@ -46,7 +46,7 @@ def tune(job: dict[str, str], tmp_path: Path) -> Callable[..., Driver]:
     def start(first: str = "pass", *, resume: bool = False) -> Driver:
         file = tmp_path / "mine.py"
         flags = ["--trainable", f"{file}:train", "--name", "s", "--scheduler", "pbt"]
-        flags += ["--searcher", "random", "--trials", "4", "--cpus-per-trial", "0.5"]
+        flags += ["--searcher", "random", "--trials", "4", "--seed", "0", "--cpus-per-trial", "0.5"]
         if not resume:
             file.write_text(dedent(TRAINABLE.replace("FIRST", first)))
         return Driver(["--resume", "s"] if resume else flags, directory=tmp_path, environment=job)

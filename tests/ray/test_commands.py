@@ -68,7 +68,7 @@ def test_a_killed_study_goes_on_as_if_it_had_not_been(
     start: Callable[..., Any], tmp_path: Path
 ) -> None:
     # test_interrupted.py tests every searcher and scheduler, but with one Ray for all studies.
-    flags = (*STUDY, "--scheduler", "hyperband", "--trials", "5")
+    flags = (*STUDY, "--scheduler", "hyperband", "--trials", "5", "--seed", "0")
     whole = start("tune", *flags, "--name", "whole", "--set", "nap=0")
     assert whole.wait() == 0, whole.stdout.read()
     killed = start("tune", *flags, "--name", "killed")
@@ -162,7 +162,7 @@ def test_a_terminal_shows_one_table(start: Callable[..., Any], tmp_path: Path) -
 def test_the_quick_preset_says_that_it_is_a_part(start: Callable[..., Any], tmp_path: Path) -> None:
     small = ["epochs=2", "conv1_channels=8", "conv2_channels=16", "conv3_channels=0"]
     flags = [flag for setting in small for flag in ("--set", setting)]
-    flags += ["--trials", "2", "--searcher", "random", "--name", "s"]
+    flags += ["--trials", "2", "--searcher", "random", "--name", "s", "--seed", "0"]
     tune = start("tune", "--preset", "quick", *flags)
     output = tune.communicate()[0]
     assert tune.returncode == 0, output
@@ -242,3 +242,18 @@ def test_a_killed_ray_is_said_and_the_study_goes_on(
     assert again.wait() == 0, again.stdout.read()
     ends = [e for e in events(tmp_path / "results/s") if e["event"] == "end"]
     assert [e["state"] for e in ends] == ["completed"] * 3
+
+
+def test_a_ray_that_does_not_start_in_time_is_started_again(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    process = start("tune", *STUDY, "--trials", "1", "--set", "nap=0", "--name", "s")
+    began = time.monotonic()
+    stop = ["pkill", "-STOP", "-x", "raylet", "-P", str(process.pid)]
+    while subprocess.run(stop).returncode != 0:
+        assert time.monotonic() < began + 60, "Ray does not start"
+        time.sleep(0.005)
+    output = process.communicate(timeout=150)[0]
+    assert process.returncode == 0, output
+    assert time.monotonic() > began + 30, "the first Ray started in time"
+    assert [e["event"] for e in events(tmp_path / "results/s")][-1] == "end"

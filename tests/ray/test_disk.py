@@ -68,6 +68,7 @@ def tune(job: dict[str, str], tmp_path: Path) -> Callable[..., Driver]:
 
     def start(results: Path, *, weights_kib: int = 0, resume: bool = False) -> Driver:
         flags = ["--trainable", f"{walker}:train", "--name", "s", "--trials", str(TRIALS)]
+        flags += ["--seed", "0"]
         flags += ["--set", f"weights_kib={weights_kib}", "--searcher", "random"]
         flags += ["--scheduler", "none", "--cpus-per-trial", "0.5"]
         flags = ["--resume", "s"] if resume else flags

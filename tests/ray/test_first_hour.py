@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SAME = ("--trainable", "mine.py:train", "--searcher", "random", "--scheduler", "none")
 
 
 class Ran:
@@ -51,8 +53,7 @@ def tune(command: Callable[..., Any], tmp_path: Path) -> Callable[..., Ran]:
 
     def run(body: str, *flags: str, name: str = "s") -> Ran:
         (tmp_path / "mine.py").write_text("from ray import tune\n" + dedent(body))
-        words = ["--trainable", "mine.py:train", "--searcher", "random", "--scheduler", "none"]
-        done = command("tune", *words, "--name", name, *flags)
+        done = command("tune", *SAME, "--name", name, *flags)
         return Ran(tmp_path / "results" / name, done.returncode, done.stdout)
 
     return run
@@ -176,6 +177,41 @@ def test_a_renamed_study_is_the_study_of_its_directory(
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["renamed"]
 
 
+def test_known_configs_come_first_and_a_study_stops_at_its_goal(
+    tune: Callable[..., Ran], command: Callable[..., Any]
+) -> None:
+    body = """
+    import time
+    SPACE = {"x": tune.uniform(0, 1), "y": tune.choice([1, 2]), "epochs": 60}
+    def train(config):
+        for epoch in range(config["epochs"]):
+            time.sleep(0.05)
+            tune.report(loss=config["x"] + 10 / (epoch + 1))
+    """
+    tried = ("--try", "x=0.25 y=2", "--try", "x=0.9")
+    goal = ("--stop", "loss < 1.3", "--trials", "8", "--concurrent", "2")
+    ran = tune(body, *tried, *goal)
+    assert ran.status == 0, ran.output
+    configs = [start["config"] for start in ran.of("start")]
+    assert configs[0] == {"x": 0.25, "y": 2, "epochs": 60}
+    assert configs[1]["x"] == 0.9
+    assert [(end["state"], end["cause"]) for end in ran.of("end")] == [("pruned", "stop")] * 2
+    last = ran.of("epoch")[-1]
+    assert (last["trial"], last["epoch"]) == ("0001", 10)
+    assert "stopped early: trial 0001 has reached loss 1.25 at epoch 10" in ran.output
+    assert "finished" in command("status", "s").stdout
+    resumed = command("tune", "--resume", "s")
+    assert resumed.returncode == 0
+    assert "stopped early: trial 0001 has reached" in resumed.stdout
+    assert command("tune", "--resume", "s", "--stop", "never", "--trials", "3").returncode == 0
+    lines = (ran.directory / "trials.jsonl").read_text().splitlines()
+    assert [json.loads(line)["state"] for line in lines if '"end"' in line][2:] == ["completed"]
+    refused = command("tune", *SAME, *tried, "--try", "x=2 z=1")
+    assert refused.returncode == 2
+    assert "--try config 3 (x=2 z=1): x must be in uniform(0, 1), got 2" in refused.stdout
+    assert "--try config 3 (x=2 z=1): unknown parameter 'z'" in refused.stdout
+
+
 TWO = """\
     import os
 
@@ -236,3 +272,39 @@ def test_train_says_that_the_metric_never_came(command: Callable[..., Any], tmp_
     assert "acc=0.5 note=text none=None" in done.stdout
     assert "without reporting 'loss'" in done.stdout
     assert command("train", "--trainable", "mine.py:train", "--metric", "acc").returncode == 0
+
+
+def test_a_study_learns_from_another_one_which_is_then_removed(
+    tune: Callable[..., Ran], command: Callable[..., Any]
+) -> None:
+    body = """
+    SPACE = {"x": tune.uniform(0, 1), "y": tune.choice(["a", "b"])}
+    def train(config):
+        return (config["x"] - 0.3) ** 2
+    """
+    old = tune(body, "--trials", "12", name="old")
+    words = ("--searcher", "optuna", "--trials", "4", "--learn-from", "results/old", "--seed", "1")
+    new = tune(body, *words, "--concurrent", "1", name="new")
+    assert new.status == 0, new.output
+    assert f"learns from 12 of 12 trials of {old.directory}" in new.output
+    assert len(new.of("start")) == 4
+    assert len((new.directory / "learned.jsonl").read_text().splitlines()) == 12
+    shutil.rmtree(old.directory)
+    done = command("tune", "--resume", "new", "--trials", "6")
+    assert done.returncode == 0, done.stdout
+    assert (
+        f"learned from 12 trials of {old.directory}" in (new.directory / "report.html").read_text()
+    )
+    # The model proposes from the first trial on, and the resumed study goes on as if uninterrupted.
+    events = (new.directory / "trials.jsonl").read_text()
+    refused = command("tune", *SAME, "--name", "t", "--learn-from", "results/old")
+    assert refused.returncode == 2
+    assert "there is none at this path" in refused.stdout
+    (new.directory / "trials.jsonl").rename(new.directory / "before.jsonl")
+    assert command("tune", "--resume", "new").returncode == 0
+    again = (new.directory / "trials.jsonl").read_text()
+    configs = [
+        [line["config"] for line in map(json.loads, text.splitlines()) if line["event"] == "start"]
+        for text in (events, again)
+    ]
+    assert configs[0] == configs[1]

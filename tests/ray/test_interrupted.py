@@ -85,7 +85,7 @@ def run(job: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callab
         walker = shutil.copy(WALKER, directory)
         flags = ["--trainable", f"{walker}:train", "--name", "s", "--trials", str(TRIALS)]
         flags += ["--searcher", searcher, "--scheduler", scheduler, "--concurrent", str(slots)]
-        flags += ["--cpus-per-trial", "0.2"]  # many studies run at the same time
+        flags += ["--seed", "0", "--cpus-per-trial", "0.2"]  # many studies run at the same time
         flags += ["--space", f"{walker}:GRID"] if searcher == "grid" else []
         if searcher in SEARCHER_ARGS:
             # A model of HEBO takes seconds, so most pairs use only a few. With hyperband, most

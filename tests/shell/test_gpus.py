@@ -164,7 +164,7 @@ def test_gpus_that_have_names_keep_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("real", "words"),
-    [(None, "busy 0.97 of the time\n"), (0.71, "busy 0.97 of the time, GPU utilisation 0.71\n")],
+    [(None, "busy 97 % of the time\n"), (0.71, "busy 97 % of the time, GPU utilisation 71 %\n")],
 )
 def test_make_status_has_both_figures(tmp_path: Path, real: float | None, words: str) -> None:
     study = tmp_path / "results" / "s"

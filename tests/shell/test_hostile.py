@@ -17,7 +17,9 @@ SUBMIT = {"DRY_RUN": "1", "SITE": "turpan", "GPUS": "2"}
 # Script, its other variables, and the variables to test; those in brackets may be any text.
 SCRIPTS = (
     ("slurm/submit.sh", SUBMIT, "GPUS SITE TIME NAME PARTITION ACCOUNT RESTARTS RESUME GROW"),
-    ("slurm/submit.sh", SUBMIT, "(IMAGE) (ARGS) (DRY_RUN)"),
+    ("slurm/submit.sh", SUBMIT, "(IMAGE) (ARGS) (DRY_RUN) (RUN) CPUS_PER_TRIAL"),
+    ("slurm/submit.sh", {"DRY_RUN": "1", "SITE": "turpan"}, "NODES"),
+    ("slurm/newsite.sh", {}, "NAME"),
     ("slurm/status.sh", {}, "STUDY SITE (RESULTS)"),
     ("slurm/cancel.sh", {}, "JOB"),
     ("containers/build.sh", {"APPTAINER": "false"}, "BASE FLAVOUR ARCH CA_BUNDLE"),

@@ -21,6 +21,8 @@ ELSEWHERE = {"host": "node7", "boot": "other", "pid": 1}
 GONE = {"began": 1}  # that pid now belongs to another process
 RESUME = "(resume with --resume study)"
 HOUR = 3600.0
+SUBMIT = "make submit GPUS=2 SITE=turpan RESUME=study"
+IN_JOB = {"job": "12", "slurm_job": "14", "resume": SUBMIT}
 
 
 @pytest.fixture
@@ -66,6 +68,11 @@ def page(study: Written) -> str:
     return html.unescape(re.sub("<[^>]*>", " ", text))
 
 
+def cancel(study: Written) -> None:
+    """Does what slurm/tune.sbatch does when its job is cancelled."""
+    (study.directory / ".driver.cancelled").write_text("n\n")
+
+
 # Patterns that find the state of the study in each of the three texts.
 PLACES = (
     r"failed, \d \w+; ([^;\n]+); ",
@@ -94,6 +101,18 @@ CASES: dict[str, tuple[Change, str]] = {
         f"dead for 0 s {RESUME}",
     ),
     "saved": (lambda s: s.driver(ended=1.5, finished=False), f"saved {RESUME}"),
+    "saved in a job": (
+        lambda s: s.driver(ended=1.5, finished=False, **IN_JOB),
+        f"saved (resume with {SUBMIT})",
+    ),
+    "cancelled": (
+        lambda s: (s.driver(ended=1.5, finished=False), cancel(s)),
+        f"cancelled {RESUME}",
+    ),
+    "cancelled, and killed before it was saved": (
+        lambda s: (s.driver(**GONE), cancel(s)),
+        f"cancelled {RESUME}",
+    ),
     "saved by an earlier version": (lambda s: s.driver(ended=1.5), f"saved {RESUME}"),
     "finished": (
         lambda s: (s.event("end", "0002", state="failed"), s.driver(ended=1.5, finished=True)),
@@ -131,18 +150,56 @@ def test_both_commands_and_the_page_say_whether_a_study_is_running(
     change(study)
     texts = [shell(study), python(study), page(study)]
     matches = [re.search(pattern, text) for pattern, text in zip(PLACES, texts, strict=True)]
-    states = [re.sub(r"for \d s", "for 0 s", match[1]) for match in matches if match]
+    states = [re.sub(r"for \d+ s", "for 0 s", match[1]) for match in matches if match]
     assert states == [state] * 3
     assert ["running" in text for text in texts] == [state == "running"] * 3
     added = {path.name for path in study.directory.iterdir()} - before
-    assert added <= {"driver.json", "report.html"}
+    assert added <= {"driver.json", ".driver.cancelled", "report.html"}
+
+
+def squeue(directory: Path, *rows: str) -> str:
+    """Makes a squeue that lists jobs, each as its number and state, and returns a PATH with it."""
+    lines = ["JOBID STATE|     JOBID NAME", *(f"{row}|     {row} siftune" for row in rows)]
+    command = directory / "bin" / "squeue"
+    command.parent.mkdir(exist_ok=True)
+    command.write_text("#!/bin/sh\ncat <<END\n" + "\n".join(lines) + "\nEND\n")
+    command.chmod(0o755)
+    return f"{command.parent}:{os.environ['PATH']}"
+
+
+def test_a_study_is_running_only_while_its_job_is(study: Written, tmp_path: Path) -> None:
+    study.driver(silent_s=5, **ELSEWHERE, **IN_JOB)
+    text = shell(study, PATH=squeue(tmp_path, "13 RUNNING", "14 RUNNING"))
+    assert "     14 RUNNING siftune\n" in text
+    assert "|" not in text
+    assert "; running; " in text
+    text = shell(study, PATH=squeue(tmp_path, "13 RUNNING"))
+    assert re.search(r"; dead for \d+ s \(resume with (.*)\); ", text)[1] == SUBMIT  # type: ignore[index]
+
+
+@pytest.mark.parametrize("end", [{"ended": 1.5, "finished": False}, {}])
+def test_a_study_whose_job_waits_in_the_queue_is_resumed_by_it(
+    study: Written, tmp_path: Path, end: dict[str, Any]
+) -> None:
+    study.driver(silent_s=5, **ELSEWHERE, **IN_JOB, **end)
+    text = shell(study, PATH=squeue(tmp_path, "14 PENDING"))
+    assert "; saved (job 14 is in the queue and resumes it); " in text
+
+
+def test_numbers_are_rounded_as_in_the_log(study: Written) -> None:
+    best = {"trial": "0001", "epoch": 1, "metrics": {"loss": 0.12345678901234}}
+    (study.directory / "best.json").write_text(json.dumps(best, indent=2) + "\n")
+    summary = study.directory / "summary.json"
+    summary.write_text(summary.read_text().replace("0.9", "0.8976"))
+    assert "slots busy 90 % of the time" in shell(study)
+    assert "  best loss 0.123457 in trial 0001, epoch 1\n" in shell(study)
 
 
 def test_gpus_are_taken_by_a_running_study_alone(study: Written) -> None:
     study.driver()
-    assert "0 failed, 1 running; running; 1 of 2 GPUs in use, slots busy 0.9" in shell(study)
+    assert "0 failed, 1 running; running; 1 of 2 GPUs in use, slots busy 90 %" in shell(study)
     study.driver(**GONE)
-    assert re.search(r"0 failed, 1 unfinished; dead .*\); slots busy 0.9", shell(study))
+    assert re.search(r"0 failed, 1 unfinished; dead .*\); slots busy 90 %", shell(study))
 
 
 def test_paused_trials_are_not_called_running(study: Written) -> None:

@@ -46,6 +46,7 @@ def rendered(nodes: int, gpus: int, site: str, partition: str, minutes: int, **m
         ({"GPUS": "1"}, rendered(1, 1, "turpan", "shared", 240)),
         ({"GPUS": "14"}, rendered(7, 2, "turpan", "big", 120)),
         ({"GPUS": "8", "TIME": "0:40:00"}, rendered(4, 2, "turpan", "small", 40)),
+        ({"GPUS": "8", "TIME": "10:00:00"}, rendered(4, 2, "turpan", "full", 600)),
         ({"GPUS": "8", "PARTITION": "big"}, rendered(4, 2, "turpan", "big", 120)),
         (
             {"GPUS": "8", "NAME": "mine", "IMAGE": "other.sif"},
@@ -86,7 +87,11 @@ def test_the_whole_text_is_as_expected(variables: dict[str, str], expected: str)
         ({"GPUS": ""}, ["GPUS must be"]),
         ({"GPUS": "8", "SITE": "moon"}, ["SITE must be one of", "turpan"]),
         ({"GPUS": "8", "SITE": "../etc"}, ["SITE must be one of"]),
-        ({"GPUS": "8", "TIME": "5:00:00"}, ["TIME=5:00:00", "240 minutes"]),
+        (
+            {"GPUS": "8", "TIME": "21:00:00"},
+            ["TIME=21:00:00", "1200 minutes of the partition full"],
+        ),
+        ({"GPUS": "8", "TIME": "5:00:00", "PARTITION": "small"}, ["TIME=5:00:00", "240 minutes"]),
         ({"GPUS": "8", "TIME": "soon"}, ["TIME must be", "'soon'"]),
         ({"GPUS": "8", "PARTITION": "huge"}, ["PARTITION must be one of", "'huge'"]),
         ({"GPUS": "8", "NAME": "a b"}, ["NAME must be", "'a b'"]),
@@ -99,6 +104,13 @@ def test_what_cannot_be_is_refused_with_what_can(
     done = submit(**({"SITE": "turpan"} | variables))
     assert done.returncode != 0
     assert [word for word in words if word not in done.stderr] == [], done.stderr
+
+
+def test_a_program_takes_the_place_of_a_study() -> None:
+    done = submit(SITE="turpan", GPUS="8", RUN="python my.py --x 'a b'")
+    assert " tune.sif - 0 - run python my.py --x a\\ b \n" in done.stdout, done.stderr
+    refused = submit(SITE="turpan", GPUS="8", RUN="python my.py", ARGS="--trials 3")
+    assert "is no study of siftune: leave out ARGS" in refused.stderr
 
 
 def test_arguments_are_words_and_nothing_is_evaluated(tmp_path: Path) -> None:

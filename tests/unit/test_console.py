@@ -1,6 +1,7 @@
 """The live table follows a study. One thread updates the study, another one draws the table."""
 
 import io
+import re
 import threading
 from typing import Any
 
@@ -42,7 +43,7 @@ def run(progress: Progress, trials: int, *, epochs: int = 2) -> None:
 
 def text(table: Table) -> str:
     console = Console(file=io.StringIO(), width=120)
-    console.print(table._render())
+    console.print(table.render())
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -66,7 +67,7 @@ def test_the_table_is_drawn_without_a_look_at_what_the_driver_changes(study: Stu
     def draw() -> None:
         while not over.is_set() and not failures:
             try:
-                table._render()
+                table.render()
             except BaseException as error:
                 failures.append(error)
 
@@ -80,7 +81,7 @@ def test_the_table_is_drawn_without_a_look_at_what_the_driver_changes(study: Stu
         over.set()
         thread.join()
     assert failures == []
-    assert "400 of 400 trials done, 0 running, best loss" in text(table)
+    assert "400 of 400 trials done (400 completed) " in text(table)
 
 
 def test_the_table_shows_what_runs_and_the_best_and_the_latest(study: Study) -> None:
@@ -91,12 +92,18 @@ def test_the_table_shows_what_runs_and_the_best_and_the_latest(study: Study) -> 
     run(progress, 2, epochs=1)
     assert progress.best is not None
     drawn = text(table)
-    assert "30 of 400 trials done, 2 running, best loss" in drawn
-    shown = [line.split()[1] for line in drawn.splitlines() if "completed" in line]
+    title, best = drawn.splitlines()[:2]
+    assert re.fullmatch(
+        r"30 of 400 trials done \(30 completed\), 2 running, (about )?\d.* left *", title
+    )
+    value = progress.best.metrics["loss"]
+    assert best.startswith(f"best loss {value:.4g} ")
+    assert best.rstrip().endswith(f" in trial {progress.best.trial}: x={value:.4g}")
+    shown = [line.split()[1] for line in drawn.splitlines()[2:] if "completed" in line]
     latest = [f"{n:04d}" for n in range(18, 31)]
     assert set(latest) <= {*shown, progress.best.trial}
     assert len(shown) == 14
-    assert drawn.count("running") == 1 + 2
+    assert drawn.count("running") == 1 + 2  # the title counts them
 
 
 def test_an_interrupted_study_is_in_the_table_from_its_first_event_on(study: Study) -> None:
@@ -106,7 +113,7 @@ def test_an_interrupted_study_is_in_the_table_from_its_first_event_on(study: Stu
     progress = progress_of(study, table)
     progress.replay(log)
     run(progress, 1, epochs=1)
-    assert "5 of 400 trials done, 1 running" in text(table)
+    assert "5 of 400 trials done (5 completed), 1 running" in text(table)
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
@@ -116,16 +123,16 @@ def test_state_epoch_and_metric_are_readable_at_any_width(width: int, metric: st
     layer = {"trainable": "mnist", "name": "s", "metric": metric, "mode": "min", "trials": 40}
     layer |= {"searcher": "random", "scheduler": "none"}
     study = plan(read([layer], {}), slots=4)[0]
-    table = Table(study)
+    output = io.StringIO()
+    console = Console(file=output, width=width, height=20)
+    table = Table(study, console)
     progress = progress_of(study, table)
     for _ in range(30):
         trial = progress.begin()
         assert trial is not None
         progress.report(trial.trial, 1, {metric: 0.123456}, seconds=0.1)
         progress.end(trial.trial, "completed")
-    output = io.StringIO()
-    table.live.console = console = Console(file=output, width=width, height=20)
-    console.print(table._render())
+    console.print(table.render())
     lines = output.getvalue().splitlines()
     assert len(lines) <= 20  # the title and the header stay in sight
     rows = [line for line in lines if "00" in line and "completed" in line]

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from siftune.backend import environment
-from siftune.cli import doctor, doctor_gpus, finding
-from siftune.cli.doctor import Place
+from siftune.cli import doctor
+from siftune.cli.doctor import Place, finding
+from siftune.cli.doctor import gpus as doctor_gpus
 from siftune.machine import gpus as gpu_facts
 from siftune.machine import resources, slurm
 

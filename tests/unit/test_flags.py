@@ -1,6 +1,7 @@
 """Preset, file and flags are merged into one study."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,10 @@ def test_a_file_that_is_no_planned_study_is_not_taken_for_one(tmp_path: Path, mi
 def test_each_setting_has_a_flag_of_its_own() -> None:
     parser = argparse.ArgumentParser()
     flags.add_settings(parser)
-    options = {action.dest: action.option_strings for action in parser._actions}
+    options: dict[str, list[str]] = {}
+    for action in parser._actions:
+        options.setdefault(action.dest, []).extend(action.option_strings)
+    options["try_configs"].remove("--try-file")  # the same setting, from a file
     for name in settings():
         assert options[name] == [flag(name)]
 
@@ -124,6 +128,32 @@ def test_a_presets_mode_is_for_its_own_metric() -> None:
 def test_a_name_made_of_a_files_name_is_valid(file: str, tmp_path: Path) -> None:
     (tmp_path / file).write_text("SPACE = {'x': 1}\ndef train(config): ...\n")
     assert is_name(study(trainable=f"{tmp_path / file}:train").name)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--", "image net", "5"], ["image net", "5"]),
+        (["--", "5"], ["5"]),
+        (["--trainable-arg", "args='image net' --amp"], ["image net", "--amp"]),
+    ],
+)
+def test_words_for_the_script_arrive_as_they_are(words: list[str], expected: list[str]) -> None:
+    from siftune.cli import tune
+
+    request, _ = flags.read_study(vars(flags.parse(tune.parser(), words)))
+    assert shlex.split(request.trainable_options["args"]) == expected
+
+
+def test_words_for_the_script_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
+    from siftune.cli import status, tune
+
+    with pytest.raises(SystemExit):
+        flags.parse(tune.parser(), ["--trainable-arg", "args=a", "--", "b"])
+    assert "give them in --trainable-arg args=… or after --" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        flags.parse(status.parser(), ["--", "b"])
+    assert "unrecognized arguments: -- b" in capsys.readouterr().err
 
 
 def test_an_impossible_pattern_is_a_mistake() -> None:
@@ -164,3 +194,24 @@ def test_a_study_keeps_the_rungs_that_it_began_with(tmp_path: Path) -> None:
 def test_values_of_set(text: str, value: object) -> None:
     asked = study(trainable="sklearn", set=[f"loss={text}"])
     assert repr(asked.space.given(asked.space.constants)["loss"]) == repr(value)
+
+
+def test_each_study_draws_a_seed_and_keeps_it(tmp_path: Path) -> None:
+    drawn = {plan(study(), slots=1)[0].seed for _ in range(3)}
+    assert len(drawn) == 3
+    assert plan(study(seed="7"), slots=1)[0].seed == 7
+    planned, _ = plan(study(searcher="random"), slots=1)
+    file = tmp_path / "study.yaml"
+    file.write_text(planned.to_yaml())
+    assert f"seed: {planned.seed}\n" in file.read_text()
+    assert read_saved(tmp_path).seed == planned.seed
+    assert plan(read_resumed(tmp_path, {}), slots=1)[0].seed == planned.seed
+    assert plan(study(config=file), slots=1)[0].seed == planned.seed
+    assert plan(study(config=file, seed="0"), slots=1)[0].seed == 0
+
+
+def test_a_study_directory_without_a_seed_had_seed_0(tmp_path: Path) -> None:
+    text = "name: s\ntrainable: mnist\nsearcher: random\nscheduler: asha\ntrials: 4\n"
+    (tmp_path / "study.yaml").write_text(text)
+    assert read_saved(tmp_path).seed == 0
+    assert read_resumed(tmp_path, {}).seed == 0

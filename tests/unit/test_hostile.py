@@ -13,7 +13,7 @@ FLAGS = {
     "tune": """--preset --config --trainable --trainable-arg --space --set --metric --mode
         --searcher --searcher-arg --scheduler --scheduler-arg --seed --time-limit --cpus-per-trial
         --gpus-per-trial --concurrent --retries --report-timeout --name --results --resume
-        --data""",
+        --try --try-file --stop --stop-after --min-improvement --data""",
     "train": "--from --preset --trainable --trainable-arg --space --set --seed",
     "status": "--results",
     "report": "--results",

@@ -1,7 +1,6 @@
 """Files that a kill or a power cut left incomplete are restored from the journal."""
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from siftune.driver.checks import directory_mistakes
 from siftune.driver.launch import launch
 from siftune.errors import UsageError
 from siftune.record import lease
-from siftune.study.reading import read_resumed
+from siftune.study.reading import read_resumed, read_saved
 
 BEST = {"trial": "0002", "epoch": 1, "metrics": {"loss": 0.25}}
 
@@ -150,6 +149,25 @@ def test_the_command_that_resumes_is_the_one_that_was_used(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [program])
-    command = expected.replace("PYTHON", os.path.relpath(sys.executable))
-    assert ending.resume_command(tmp_path / "results/s") == f"{command} --resume s"
-    assert ending.resume_command(tmp_path / "r/s") == f"{command} --resume s --results r"
+    monkeypatch.delenv("SIFTUNE_DATA", raising=False)
+    command = expected.replace("PYTHON", sys.executable) + " --resume s"
+    results, data = tmp_path / "results", tmp_path / "data"
+    assert ending.resume_command(results / "s", data) == command
+    assert ending.resume_command(tmp_path / "r/s", data) == f"{command} --results r"
+    assert (
+        ending.resume_command(results / "s", tmp_path / "my sets") == f"{command} --data 'my sets'"
+    )
+    elsewhere = tmp_path.parent / "sets"
+    assert ending.resume_command(results / "s", elsewhere) == f"{command} --data {elsewhere}"
+    monkeypatch.setenv("SIFTUNE_SUBMIT", "make submit GPUS=2 SITE=mine")
+    submit = "make submit GPUS=2 SITE=mine RESUME=s"
+    assert ending.resume_command(results / "s", data) == submit
+    assert ending.resume_command(results / "s", elsewhere) == f'{submit} ARGS="--data {elsewhere}"'
+    more = ending.resume_command(results / "s", data, more="--trials 8")
+    assert more == f'{submit} ARGS="--trials 8"'
+
+
+def test_the_start_line_names_the_seed(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert resume(done) == 0
+    seed = read_saved(done).seed
+    assert f"random + none, seed {seed}, " in capsys.readouterr().out

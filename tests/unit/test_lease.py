@@ -287,6 +287,20 @@ def test_a_moment_without_the_file_system_is_no_loss(
     assert "ended" in lease.read(tmp_path)
 
 
+def test_a_cancelled_study_is_cancelled_whether_it_was_saved_or_killed(tmp_path: Path) -> None:
+    mine = Lease(tmp_path, job="12", resume="make submit")
+    (tmp_path / ".driver.cancelled").write_text(lease.read(tmp_path)["nonce"] + "\n")
+    assert lease.look(tmp_path, complete=False).life is lease.Life.RUNNING
+    killed = lease.read(tmp_path) | {"began": 1}
+    mine.end()
+    assert lease.look(tmp_path, complete=False).life is lease.Life.CANCELLED
+    (tmp_path / "driver.json").write_text(json.dumps(killed))
+    seen = lease.look(tmp_path, complete=False)
+    assert (seen.life, seen.resume) == (lease.Life.CANCELLED, "make submit")
+    (tmp_path / "driver.json").write_text(json.dumps(killed | {"nonce": "another"}))
+    assert lease.look(tmp_path, complete=False).life is lease.Life.DEAD
+
+
 @pytest.mark.parametrize("place", ["this machine", "another machine"])
 def test_the_command_refuses_a_study_that_is_being_run(
     holder: Callable[..., subprocess.Popen[str]],

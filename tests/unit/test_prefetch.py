@@ -39,7 +39,12 @@ SEARCHERS: list[tuple[str, dict[str, Any]]] = [
 
 def study(searcher: str = "bayesopt", options: dict[str, Any] | None = None, **more: Any) -> Study:
     layer = {"trainable": "t.py:f", "name": "s", "space": SPACE, "trials": TRIALS}
-    layer |= {"searcher": searcher, "searcher_options": options or {}, "scheduler": "none"} | more
+    layer |= {
+        "seed": 0,
+        "searcher": searcher,
+        "searcher_options": options or {},
+        "scheduler": "none",
+    } | more
     return plan(read([layer], {}), slots=SLOTS)[0]
 
 

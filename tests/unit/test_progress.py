@@ -42,7 +42,7 @@ CUTS = {"hebo": 1, "bayesopt": 4}
 
 def study(searcher: str = "random", scheduler: str = "asha", **changes: Any) -> Study:
     space = FINITE if searcher == "grid" else SPACE
-    layer = {"trainable": "t.py:f", "name": "s", "space": space, "trials": 14}
+    layer = {"trainable": "t.py:f", "name": "s", "space": space, "trials": 14, "seed": 0}
     layer |= {"searcher": searcher, "scheduler": scheduler} | changes
     return plan(read([layer], {}), slots=1)[0]
 

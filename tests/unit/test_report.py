@@ -254,10 +254,33 @@ def test_a_large_study_is_a_small_page_soon(written: Written) -> None:
 def test_many_long_errors_make_no_long_page(written: Written) -> None:
     study = written(trials=300)
     for i in range(300):
-        study.event("end", study.start(), state="failed", error=f"{'x' * 100_000}\nline {i}")
+        study.event("end", study.start(), state="failed", error=f"{'x' * 100_000}\nline {'a' * i}")
     path = report_page.write(study.directory)
     assert path.stat().st_size < 500_000
     assert "280 other errors are in trials.jsonl" in path.read_text()
+
+
+def test_errors_of_one_cause_are_one_row_before_the_plots(written: Written) -> None:
+    study = written(trials=9)
+    for i in range(7):
+        error = f"Traceback:\n  line {i}\nRuntimeError: tried to allocate {i}.5 MiB at 0x{i}f"
+        study.event("end", study.start(), state="failed", error=error)
+    study.event("end", study.start(), state="failed", error="ValueError: two\nlines of float32")
+    study.trial(2.0, 1.0)
+    words = page(study.directory).words
+    assert "RuntimeError: tried to allocate # MiB at #" in words
+    assert "0001, 0002, 0003, 0004, 0005 and 2 more" in words
+    assert "ValueError: … lines of float32" in words
+    assert words.index("Errors") < words.index("Learning curves")
+
+
+def test_trials_that_report_once_have_no_curves(written: Written) -> None:
+    study = written()
+    study.trial(1.0)
+    study.trial(2.0)
+    assert "Learning curves" not in page(study.directory).words
+    study.trial(2.0, 1.0)
+    assert "Learning curves" in page(study.directory).words
 
 
 # ── Importance ──────────────────────────────────────────────────────────────────────────────────

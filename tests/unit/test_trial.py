@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing import forkserver
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -257,6 +259,9 @@ def test_a_trial_ends_after_its_last_epoch_and_what_follows_its_report_runs(
         ("raise OSError(errno.ENOSPC, 'No space', 'w.pt')", Cause.STORAGE, "w.pt"),
         ("raise OSError(errno.EROFS, 'Read-only', HERE)", Cause.NODE, "Read-only"),
         ("raise OSError(errno.ENOENT, 'Not there', 'w.pt')", Cause.ERROR, "w.pt"),
+        ("raise OSError(errno.EIO, 'I/O error', '/scratch/images/7.png')", Cause.CRASH, "7.png"),
+        ("raise OSError(errno.ESTALE, 'Stale', '/home/me/data')", Cause.CRASH, "/home/me/data"),
+        ("raise OSError(errno.EIO, 'I/O error', STUDY + '/w.pt')", Cause.STORAGE, "w.pt"),
         ("tune.report(3)", Cause.ERROR, "takes a dictionary of metrics, got int"),
         ("input()", Cause.ERROR, "EOFError"),
     ],
@@ -265,6 +270,7 @@ def test_how_a_trial_fails_is_told_apart(start: Start, does: str, cause: Cause, 
     body = f"""
     import errno, os, signal, sys, tempfile
     HERE = tempfile.gettempdir() + "/x"
+    STUDY = os.path.dirname(os.path.dirname(os.environ["SIFTUNE_TRIAL_DIR"]))
     class Own(Exception):
         def __str__(self): return "whatever"
     class Mute(Exception):
@@ -564,6 +570,25 @@ def test_trials_outlive_their_fork_server_and_the_next_one_has_another(start: St
     assert host.next(Answer.CONTINUE) == End()
     second = host.begin(Begin(trial="0002", config={}, run="a"))
     assert metrics(second)["server"] != metrics(first)["server"]
+
+
+def test_a_fork_server_that_dies_as_a_trial_starts_is_replaced(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, first = start("import os\ndef train(config):\n    tune.report({'server': os.getppid()})")
+    server = metrics(first)["server"]
+    assert host.next(Answer.CONTINUE) == End()
+    ensure_running = forkserver.ensure_running
+
+    def then_die() -> None:
+        ensure_running()
+        with suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
+            os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(forkserver, "ensure_running", then_die)
+    second = host.begin(Begin(trial="0002", config={}, run="a"))
+    assert metrics(second)["server"] != server
 
 
 def test_a_trial_that_is_killed_with_its_fork_server_has_crashed(start: Start) -> None:

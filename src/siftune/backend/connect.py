@@ -10,10 +10,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from siftune.backend import environment
+from siftune.backend.notices import without_notices
 from siftune.machine import resources, slurm
 from siftune.machine.packages import without_gc
 
 _HEAD_S = 180.0  # for the head to start: containers may be cold and the file system busy
+_ATTEMPTS = 4  # Ray gives itself 30 s to start, which is too little on an overloaded machine
 _NODES_S = 30.0  # for the other nodes after that, before they are reported as missing
 
 
@@ -38,9 +40,19 @@ def connect(
     """
     import ray
 
-    if ray.is_initialized():
-        yield
-    elif directory := slurm.job_directory():
+    with without_notices():
+        if ray.is_initialized():
+            yield
+        else:
+            with _connection(lost, say):
+                yield
+
+
+@contextmanager
+def _connection(lost: Callable[[], None] | None, say: Callable[[str], None]) -> Iterator[None]:
+    import ray
+
+    if directory := slurm.job_directory():
         over = threading.Event()
         thread = threading.Thread(target=_tell_missing, args=(directory, say, over), daemon=True)
         try:
@@ -67,19 +79,32 @@ def _start(node: resources.Node) -> None:
     """Starts Ray on this machine. Other machines and accounts cannot connect to it."""
     import ray
 
-    try:
-        ray.init(
-            address="local",
-            num_cpus=int(node.cpus),
-            num_gpus=int(node.gpus),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except Exception as error:  # Ray raises plain Exception
-        raise ClusterError(
-            f"Ray failed to start; this machine may be overloaded, try again later: {error}"
-        ) from error
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=int(node.cpus),
+                num_gpus=int(node.gpus),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # Ray raises plain Exception
+            if attempt == _ATTEMPTS or "timed out" not in str(error):
+                raise ClusterError(
+                    f"Ray failed to start; this machine may be overloaded, try again later: {error}"
+                ) from error
+            _end_ray()
+
+
+def _end_ray() -> None:
+    """Kills the processes of a Ray that did not start in time."""
+    for process, _ in _ray_processes():
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(process, 0)
 
 
 def _watch(lost: Callable[[], None] | None, over: threading.Event) -> None:
@@ -142,6 +167,14 @@ def _join(directory: Path) -> None:
     address = (directory / "address").read_text().strip()
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     (directory / "joined").touch()  # tells slurm/tune.sbatch that the cluster was up
+
+
+def wait_for_nodes(directory: Path, say: Callable[[str], None]) -> None:
+    """Returns once all nodes of the job have joined its Ray, or after a while without some.
+
+    `directory`: of the job. `say` is called for each node that is missing then.
+    """
+    _tell_missing(directory, say, threading.Event())
 
 
 def _tell_missing(directory: Path, say: Callable[[str], None], over: threading.Event) -> None:

@@ -9,8 +9,10 @@ COMMANDS = {
     "status": "says how studies are doing",
     "logs": "prints what a trial has printed",
     "report": "writes report.html",
+    "export": "writes a study as CSV, or for Optuna's dashboard or TensorBoard",
     "doctor": "says what this machine can do",
     "data": "fetches MNIST",
+    "run": "runs a program that uses Ray itself, in a job",
     "new": "writes a small trainable to start from",
 }
 

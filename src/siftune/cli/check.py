@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from siftune.cli.finding import Finding, fail, ok, warn
+from siftune.cli.doctor.finding import Finding, fail, ok, warn
 from siftune.machine import resources
 from siftune.trainables import TrainableSpec, how_to_report
 from siftune.trial.host import Host, Server

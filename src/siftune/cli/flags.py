@@ -7,10 +7,10 @@ read.
 from __future__ import annotations
 
 import argparse
-import ast
 import io
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -53,6 +53,17 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] | None = 
                 metavar="NAME=VALUE",
                 help="fix a hyper-parameter, or set its domain: --set 'lr=loguniform(1e-5, 1e-2)'",
             )
+        if name == "try_configs":
+            groups[setting.group].add_argument(
+                "--try-file",
+                dest=name,
+                action="append",
+                type=Path,
+                default=[],
+                metavar="FILE.yaml|FILE.csv",
+                help="configs for the first trials: a list of dictionaries, or a table with a row "
+                "for each config",
+            )
 
 
 def _argument(setting: Setting) -> dict[str, Any]:
@@ -65,17 +76,29 @@ def _argument(setting: Setting) -> dict[str, Any]:
         return argument | {"action": "store_true", "default": None}
     if setting.metavar:
         argument["metavar"] = setting.metavar
-    if setting.kind in ("options", "texts"):
+    if setting.kind in ("options", "texts", "configs"):
         argument |= {"action": "append", "default": []}
     return argument
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line. Prints letters that the terminal cannot show as escapes."""
+    """Parses the command line. Prints letters that the terminal cannot show as escapes.
+
+    The words after `--` are for the user's script, as those of `--trainable-arg args="…"`.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    return parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    end = words.index("--") if "--" in words else len(words)
+    arguments = parser.parse_args(words[:end])
+    if for_script := words[end + 1 :]:
+        if not hasattr(arguments, "trainable_options"):
+            parser.error(f"unrecognized arguments: -- {shlex.join(for_script)}")
+        if any(text.startswith("args=") for text in arguments.trainable_options):
+            parser.error("words for the script: give them in --trainable-arg args=… or after --")
+        arguments.trainable_options.append(f"args={shlex.join(for_script)}")
+    return arguments
 
 
 def add_data(parser: argparse._ActionsContainer) -> None:
@@ -208,7 +231,7 @@ def read_trial(flags: Mapping[str, Any]) -> tuple[TrainableSpec, Config, dict[st
     trainable = TrainableSpec(
         name=request.trainable,
         data=flags["data"],
-        seed=request.seed,
+        seed=request.seed or 0,
         options=request.trainable_options,
         processes=request.processes_per_trial or 1,
         printed=PrintedMetrics(
@@ -219,20 +242,20 @@ def read_trial(flags: Mapping[str, Any]) -> tuple[TrainableSpec, Config, dict[st
     )
     if mistakes := trainable.mistakes(request.space):
         raise UsageError(mistakes)
-    config = request.space.sample(np.random.default_rng(request.seed))
+    config = request.space.sample(np.random.default_rng(request.seed or 0))
     return trainable, config, request.space.given(config)
 
 
 def read_space(text: str) -> dict[str, Any]:
     """Returns the dictionary in FILE.py:NAME or FILE.yaml. Raises UsageError."""
-    from siftune.study import reading
+    from siftune.study.text import read_yaml
     from siftune.trainables.user.file import load_space
 
     file, colon, name = text.rpartition(":")
     if colon and file.endswith(".py"):
         return load_space(Path(file), name)
     if text.endswith((".yaml", ".yml")):
-        return reading.read_yaml(Path(text))
+        return read_yaml(Path(text))
     raise UsageError(f"--space must be FILE.py:NAME or FILE.yaml, got {text!r}")
 
 
@@ -262,13 +285,18 @@ class _Mistakes:
             self.messages.extend(error.mistakes)
             return otherwise
 
-    def assignments(self, flag: str, texts: list[str] | None) -> dict[str, Any]:
-        """Returns the values of texts such as NAME=VALUE, by name."""
+    def assignments(
+        self, flag: str, texts: list[str] | None, *, text_of: str = ""
+    ) -> dict[str, Any]:
+        """Returns the values of texts such as NAME=VALUE, by name. That of `text_of` stays text."""
+        from siftune.study.text import parse_value
+
         values: dict[str, Any] = {}
         for text in texts or ():
             name, equals, value = text.partition("=")
             if equals and name:
-                values[name.strip()] = _value(value.strip())
+                name = name.strip()
+                values[name] = value if name == text_of else parse_value(value.strip())
             else:
                 self.messages.append(f"{flag} must be NAME=VALUE, got {text!r}")
         return values
@@ -281,38 +309,28 @@ class _Mistakes:
 
 def _layer(flags: Mapping[str, Any], mistakes: _Mistakes) -> dict[str, Any]:
     """Returns the settings given by the flags, except for the space."""
+    from siftune.space import Config
+    from siftune.study import known
+    from siftune.study.text import parse_value
+
     layer: dict[str, Any] = {}
     for name, setting in settings().items():
         given = flags[name]
         if given is None or given == [] or setting.kind == "space":
             continue
         if setting.kind == "options":
-            layer[name] = mistakes.assignments(flag(name), given)
+            # The words for a script are split as a shell splits them.
+            layer[name] = mistakes.assignments(flag(name), given, text_of="args")
         elif setting.kind == "number":
             # An empty text is not a number, and does not mean the default.
-            value = _value(given)
+            value = parse_value(given)
             layer[name] = given if value is None else value
         elif setting.kind == "duration":
             seconds = mistakes.attempt(None, read_time, flag(name), given)
             layer |= {} if seconds is None else {name: seconds}
+        elif setting.kind == "configs":
+            read = [mistakes.attempt(list[Config](), known.read, each) for each in given]
+            layer[name] = [config for configs in read for config in configs]
         else:
             layer[name] = given
     return layer
-
-
-def _value(text: str) -> Any:
-    """Returns the value of a text: YAML, in which tuples may be written as in Python."""
-    import yaml
-
-    from siftune.study.reading import parse_yaml
-
-    if not text:
-        return ""
-    with suppress(SyntaxError, ValueError):
-        value = ast.literal_eval(text)
-        if isinstance(value, list | tuple) and "(" in text:
-            return value
-    try:
-        return parse_yaml(text)
-    except yaml.YAMLError:
-        return text  # a domain, such as loguniform(…), need not be YAML

@@ -93,14 +93,18 @@ def check_memory(study: Study, trainable: TrainableSpec, *, slots: int) -> list[
     return [f"{needs}; a GPU has {has_gib:.0f} GiB"]
 
 
+# A directory may hold these files before the study has begun.
+_NOT_YET = ("driver.json", ".driver.", "function.", "learned.")
+
+
 def is_begun(directory: Path) -> bool:
     """Returns whether the directory holds a study or other files.
 
     A study that was killed before it wrote its first event does not count, nor do the lock files of
-    drivers that are about to start.
+    drivers that are about to start, nor a function that siftune.tune has written.
     """
     names = [path.name for path in directory.iterdir()] if directory.exists() else ["driver.json"]
-    return not names or any(not name.startswith(("driver.json", ".driver.")) for name in names)
+    return not names or any(not name.startswith(_NOT_YET) for name in names)
 
 
 def directory_mistakes(directory: Path) -> list[str]:
@@ -152,6 +156,9 @@ def notes(study: Study, nodes: list[Node], slots: int) -> Iterator[str]:
             f"--trials {study.trials} leaves {slots - study.trials} of {slots} slots idle: "
             f"--trials {slots} uses all of them"
         )
+    if tried := len(study.try_configs):
+        first = f"first {tried} trials train" if tried > 1 else "first trial trains"
+        yield f"the {first} what --try gives; the searcher proposes the others"
     if "images" in study.trainable_options:
         yield (
             f"training on a part of the data set: {study.trainable_options['images']:,} of MNIST's "

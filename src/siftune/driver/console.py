@@ -1,24 +1,25 @@
 """The progress output of a running study: a live table on a terminal, lines in a log file."""
 
+import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from siftune.driver.progress import Best, Progress
 from siftune.record import logs
-from siftune.record.journal import STATES, Event, Trial
-from siftune.record.wording import duration, settings, short
-from siftune.space import Config
+from siftune.record.journal import Event, Trial
+from siftune.record.wording import settings, short
+from siftune.report import table
 from siftune.study import layout
 from siftune.study.study import Study
 from siftune.trial import directory
 
-_ROWS = 16  # the most that the table shows
+# The lines that Lines prints of events: a time, and a trial.
+EVENT = re.compile(r"\d\d:\d\d:\d\d trial \S+ ")
 
 
 class View(Protocol):
@@ -33,9 +34,9 @@ def view(study: Study) -> Iterator[View]:
     if not sys.stdout.isatty():
         yield Lines(study)
         return
-    table = Table(study)
-    with table.live:
-        yield table
+    live = Table(study)
+    with live.live:
+        yield live
 
 
 class Lines:
@@ -115,17 +116,6 @@ class SharedFiles:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """The row of one trial in the table."""
-
-    trial: str
-    state: str
-    epoch: int
-    value: Any  # of the metric, at that epoch
-    config: Config
-
-
 class Table:
     """A table that is redrawn in place: trials, epochs, the best so far, the time left.
 
@@ -133,89 +123,56 @@ class Table:
     event therefore copies the changed values, and only these copies are drawn.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, console: Any = None) -> None:
+        """`console`: the rich console; the default is standard output."""
         from rich.console import Console
         from rich.live import Live
 
         self._study = study
-        self._lock = threading.Lock()  # guards the next two
-        self._rows: dict[str, _Row] = {}
-        self._best: Best | None = None
-        self._began = time.monotonic()
+        self._lock = threading.Lock()  # guards the next three
+        self._rows: dict[str, table.Row] = {}
+        self._bests = table.Bests()
+        self._ends: list[float] = []
+        self._began = time.time()
+        self._console = console or Console()
         self.live = Live(
-            console=Console(), get_renderable=self._render, refresh_per_second=2, transient=False
+            console=self._console, get_renderable=self.render, refresh_per_second=2, transient=False
         )
 
     def say(self, sentence: str) -> None:
-        self.live.console.print(sentence, markup=False, highlight=False)
+        self._console.print(sentence, markup=False, highlight=False)
 
     def __call__(self, event: Event, progress: Progress) -> None:
         changed = [progress.trials[event["trial"]]]
         if not self._rows:  # a resumed study has earlier trials
-            self._began = time.monotonic()
+            self._began = time.time()
             changed = list(progress.trials.values())
-        rows = {trial.trial: self._row(trial) for trial in changed}
+        rows = {trial.trial: table.row(self._study, trial) for trial in changed}
+        bests = self._bests_after(event, progress.best)
         with self._lock:
             self._rows |= rows
-            self._best = progress.best
+            self._bests = bests
+            if event["event"] == "end":
+                self._ends.append(event["time"])
 
-    def _row(self, trial: Trial) -> _Row:
-        value = trial.epochs[trial.epoch].get(self._study.metric) if trial.epochs else None
-        return _Row(trial.trial, trial.state, trial.epoch, value, trial.config)
+    def _bests_after(self, event: Event, best: Best | None) -> table.Bests:
+        if best is None:
+            return self._bests
+        before, value = self._bests, best.metrics[self._study.metric]
+        if before.values and before.values[-1] == value:
+            return before
+        times, values = [*before.times, event["time"]], [*before.values, value]
+        return table.Bests(times, values, best.trial, best.config)
 
-    def _render(self) -> Any:
-        from rich.table import Table as RichTable
-        from rich.text import Text
-
+    def render(self) -> Any:
+        """Returns what rich draws."""
         with self._lock:
-            rows, best = list(self._rows.values()), self._best
-        if not rows:
-            return Text("starting Ray …", style="dim")
-        table = RichTable(title=Text(self._headline(rows, best)), title_justify="left", expand=True)
-        for column in ("trial", "state", "epoch"):
-            table.add_column(column, no_wrap=True, min_width=len("completed" * (column == "state")))
-        # Long names of metrics are cut, their values are not; the config gets what is left.
-        table.add_column(self._study.metric, no_wrap=True, min_width=9, max_width=20)
-        table.add_column("config", no_wrap=True, overflow="ellipsis", ratio=1)
-        height = self.live.console.height - 7  # title, header and frame stay in sight
-        for row in self._shown(rows, best, most=max(1, min(_ROWS, height))):
-            is_best = best is not None and best.trial == row.trial
-            table.add_row(
-                row.trial,
-                row.state,
-                str(row.epoch),
-                "" if row.value is None else short(row.value),
-                " ".join(settings(row.config, self._study.space)),
-                style="bold green" if is_best else "dim" if row.state != "running" else "",
+            seen = table.Snapshot(
+                study=self._study,
+                rows=list(self._rows.values()),
+                bests=self._bests,
+                began=self._began,
+                ends=list(self._ends),
+                now=time.time(),
             )
-        return table
-
-    def _headline(self, rows: Sequence[_Row], best: Best | None) -> str:
-        done = sum(row.state in STATES for row in rows)
-        running = sum(row.state == "running" for row in rows)
-        parts = [f"{done} of {self._study.trials} trials done", f"{running} running"]
-        if paused := sum(row.state == "paused" for row in rows):
-            parts.append(f"{paused} paused")
-        if best:
-            value = short(best.metrics[self._study.metric])
-            parts.append(f"best {self._study.metric} {value} (trial {best.trial})")
-        if (left := self._left_s(done)) is not None:
-            parts.append(f"about {duration(left)} left")
-        return ", ".join(parts)
-
-    def _left_s(self, done: int) -> float | None:
-        if not done or done >= self._study.trials:
-            return None
-        spent = time.monotonic() - self._began
-        left = spent / done * (self._study.trials - done)
-        limit = self._study.time_limit_s
-        return left if limit is None else min(left, max(0.0, limit - spent))
-
-    @staticmethod
-    def _shown(rows: Sequence[_Row], best: Best | None, most: int) -> list[_Row]:
-        """Returns the rows to draw: the best, the running and the latest other trials, in order."""
-        first = {
-            r.trial: r for r in rows if r.state == "running" or r.trial == (best and best.trial)
-        }
-        others = [row for row in reversed(rows) if row.trial not in first]
-        return sorted([*first.values(), *others][:most], key=lambda row: row.trial)
+        return table.draw(seen, height=self._console.height)

@@ -17,14 +17,17 @@ from siftune.driver.best import BestWriter, write_best
 from siftune.driver.console import View
 from siftune.driver.monitor import Monitor, count_slots
 from siftune.driver.progress import Progress
+from siftune.driver.stopping import MissingMetrics
 from siftune.errors import UsageError
 from siftune.machine import gpus, resources, slurm
 from siftune.machine.packages import without_gc
 from siftune.machine.resources import Node
-from siftune.record import journal, lease, summary
+from siftune.record import journal, learned, lease, summary
 from siftune.record.journal import Event, Journal, StorageError
+from siftune.record.learned import Lesson
 from siftune.record.lease import Lease
-from siftune.study.planning import plan
+from siftune.report.live import LivePage
+from siftune.study.planning import plan, seeded
 from siftune.study.reading import read_resumed
 from siftune.study.request import StudyRequest
 from siftune.study.request import processes as processes_of
@@ -48,27 +51,33 @@ def launch(request: StudyRequest, *, data: Path, results: Path, resume: bool = F
         # Slurm has requeued this job with its original flags, so the study is resumed.
         request, resume = read_resumed(directory, {}), True
     nodes = resources.nodes()
-    study, trainable, notes = _plan(request, nodes, data, new=None if resume else directory)
+    study, trainable, notes, lessons = _plan(
+        request, nodes, data, new=None if resume else directory
+    )
     trainable.build().prepare()
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         # Private until the user shares this directory; the files in it follow the user's umask.
         directory.mkdir(mode=0o700, exist_ok=True)
-        held = Lease(directory, job=slurm.job())
+        again = ending.resume_command(directory, data) if slurm.submit_command() else None
+        held = Lease(directory, job=slurm.job(), resume=again)
+        if again:
+            slurm.tell_study(directory, again)
     except OSError as error:
         raise StorageError(directory / "driver.json", error) from None
     try:
         if not resume and (mistakes := checks.directory_mistakes(directory)):
             raise UsageError(mistakes)  # another driver has created it meanwhile
-        return _Run(study, nodes, trainable, directory, held).run(notes)
+        return _Run(study, nodes, trainable, directory, held, lessons).run(notes)
     finally:
         held.end()
 
 
 def _plan(
     request: StudyRequest, nodes: list[Node], data: Path, *, new: Path | None
-) -> tuple[Study, TrainableSpec, list[str]]:
-    """Returns the planned study, its trainable, and notes for the user.
+) -> tuple[Study, TrainableSpec, list[str], list[Lesson] | None]:
+    """Returns the planned study, its trainable, notes for the user, and what it learns from other
+    studies, None if it is resumed.
 
     `new`: the directory of the study, if it is a new one. Raises UsageError with all mistakes.
     """
@@ -78,14 +87,15 @@ def _plan(
     processes = processes_of(request.processes_per_trial, gpus_per_trial)
     # A study that is resumed in another directory trains the same file.
     request = replace(
-        request,
+        seeded(request),
         trainable=trainables.absolute(request.trainable),
         trainable_options=_absolute(request.trainable_options),
+        learn_from=[str(Path(source).absolute()) for source in request.learn_from],
     )
     trainable = TrainableSpec(
         name=request.trainable,
         data=data.absolute(),
-        seed=request.seed,
+        seed=request.seed or 0,
         options=request.trainable_options,
         processes=processes,
         printed=PrintedMetrics(
@@ -107,11 +117,13 @@ def _plan(
     try:
         study, notes = plan(request, slots=slots, gpus_per_trial=gpus_per_trial)
         notes += [] if mistakes else checks.check_memory(study, trainable, slots=slots)
+        lessons, learns = learned.gather(study) if new else (None, [])
+        notes += learns
     except UsageError as error:
         mistakes += error.mistakes
     if mistakes:
         raise UsageError(mistakes)
-    return study, trainable, notes
+    return study, trainable, notes, lessons
 
 
 def _absolute(options: dict[str, Any]) -> dict[str, Any]:
@@ -133,12 +145,15 @@ class _Run:
     trainable: TrainableSpec
     directory: Path
     lease: Lease
+    lessons: list[Lesson] | None  # None: the study is resumed, and its directory has them
 
     def run(self, notes: list[str]) -> int:
         """Runs the study and returns the exit code. `notes`: sentences to print at the start."""
         if journal.mend(self.directory):
             notes.append("the last line of trials.jsonl was incomplete and has been removed")
         log = Journal(self.directory)
+        if self.lessons is not None:
+            learned.write(log, self.lessons)
         log.write_text("study.yaml", self.study.to_yaml())
         events = list(journal.events(self.directory))
         slots = count_slots(self.study, self.nodes)
@@ -157,9 +172,14 @@ class _Run:
                     view,
                     console.LogTails(view, self.directory),
                     console.SharedFiles(view, Path.cwd()),
+                    MissingMetrics(self.study, view.say),
                 ),
             )
+            for lesson in learned.load(self.directory):
+                proposals.learn(lesson)
             progress.replay(events)
+            if progress.stopped:
+                ending.end_trials(progress, self.directory)
             write_best(log, progress)  # a kill may have prevented writing best.json
             unseen_s = summary.unseen_s(self.directory, events)
             packing = None if progress.done else checks.packing_of(self.study, self.nodes, progress)
@@ -174,7 +194,7 @@ class _Run:
         log.close()
         self.lease.end(finished=progress.done)  # before the report, which shows this
         ending.write_report(self.directory)
-        return ending.conclude(progress, self.directory)
+        return ending.conclude(progress, self.directory, self.trainable.data)
 
     def _append(self, log: Journal, event: Event) -> None:
         self.lease.check()
@@ -187,7 +207,8 @@ class _Run:
         view.say(
             f"study {study.name}: {study.trials} trials of {study.trainable}, "
             f"{study.mode}imises {study.metric}, {study.searcher} + "
-            f"{study.scheduler}, {'up to ' if packing else ''}{slots} at once, in {self.directory}"
+            f"{study.scheduler}, seed {study.seed}, {'up to ' if packing else ''}{slots} at once, "
+            f"in {self.directory}"
         )
 
     def _train(
@@ -204,6 +225,7 @@ class _Run:
         with (
             connect(self._ray_was_killed, view.say),
             gpus.watched(slurm.job_directory(), gpus=self.nodes[0].gpus > 0) as usage,
+            _live_page(self.directory) as live_page,
             _signals() as signals,
         ):
             with without_gc():
@@ -217,6 +239,7 @@ class _Run:
                 packing=packing,
                 nodes_now=partial(nodes_now, left_out),
                 usage=usage,
+                look=live_page.look,
                 unseen_s=unseen_s,
             )
             monitor.write_summary()
@@ -229,6 +252,10 @@ class _Run:
                     packing=packing,
                     say=view.say,
                 )
+                if progress.stopped and not ended:
+                    ending.end_trials(progress, self.directory)
+                if job := slurm.job_directory():
+                    (job / "trained").touch()  # tells slurm/tune.sbatch: all is saved
             except StorageError:
                 raise
             except OSError as error:  # from a checkpoint in the study directory
@@ -237,7 +264,7 @@ class _Run:
         monitor.write_summary()
         if not ended:
             return None
-        ending.say_stopped(ended.reason, self.directory)
+        ending.say_stopped(ended.reason, self._again())
         if not ended.elsewhere:
             return ending.FAILED
         if job := slurm.job_directory():
@@ -247,8 +274,20 @@ class _Run:
     def _ray_was_killed(self) -> None:
         self.lease.end()
         ending.say_stopped(
-            "Ray was killed, perhaps because the node ran out of memory", self.directory
+            "Ray was killed, perhaps because the node ran out of memory", self._again()
         )
+
+    def _again(self) -> str:
+        return ending.resume_command(self.directory, self.trainable.data)
+
+
+@contextmanager
+def _live_page(directory: Path) -> Iterator[LivePage]:
+    live_page = LivePage(directory)
+    try:
+        yield live_page
+    finally:
+        live_page.end()
 
 
 @contextmanager

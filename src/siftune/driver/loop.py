@@ -51,8 +51,8 @@ def run(
     say: Callable[[str], None] = print,
     workers: Workers | None = None,
 ) -> Ended | None:
-    """Runs the study's trials until all are done or `stop()`, called at least once a second, is
-    true. Ray must be connected.
+    """Runs the study's trials until all are done, a stop condition holds, or `stop()`, called at
+    least once a second, is true. Ray must be connected.
 
     `directory`: the study directory. `progress`: may have replayed an interrupted study.
     `left_out`: Ray's ids of nodes that must not be used; nodes whose disks fail are added.
@@ -107,15 +107,18 @@ class _Loop:
 
     def run(self, stop: Callable[[], bool]) -> Ended | None:
         self._restore_interrupted()
-        while not self.progress.done and not self.ended and not stop():
+        progress = self.progress
+        while not (progress.done or progress.stopped or self.ended or stop()):
             self.slots.refresh()
             self._assign()
             for slot, rank, message in self.slots.hear(self._timeout_s()):
                 self._take(slot, rank, message)
+                if progress.stopped:
+                    break
             self._stop_late()
             self._watch_losses()
-            if self.progress.hopeless:
-                self.ended = Ended(self.progress.hopeless)
+            if progress.hopeless:
+                self.ended = Ended(progress.hopeless)
         return self.ended
 
     def _timeout_s(self) -> float:

@@ -41,10 +41,12 @@ class Monitor:
         packing: Packing | None = None,
         nodes_now: Callable[[], list[Node]] = list,
         usage: Callable[[], Usages] = dict,
+        look: Callable[[], None] = lambda: None,
         unseen_s: float = 0.0,
     ) -> None:
         """`signals`: those received so far, a list that grows. `usage`: returns the utilisation of
-        the GPUs since the start. `unseen_s`: earlier run time that is missing in summary.json."""
+        the GPUs since the start. `look`: other work, called often. `unseen_s`:
+        earlier run time that is missing in summary.json."""
         self._progress = progress
         self._log = log
         self._lease = lease
@@ -52,6 +54,7 @@ class Monitor:
         self._packing = packing
         self._nodes_now = nodes_now
         self._usage = usage
+        self._look = look
         self._start = self._written = self._counted = time.monotonic()
         self._packed = -1  # the slots of the packing when last counted
         self._slot_s = unseen_s * progress.slots
@@ -61,6 +64,7 @@ class Monitor:
     def look(self) -> bool:
         """Does the work that is due. Returns whether the study must stop."""
         now = time.monotonic()
+        self._look()
         if self._packing and self._packing.slots != self._packed:
             self._count_slots()
         if now - self._written > _WRITE_S:

@@ -20,6 +20,7 @@ from typing import Any
 
 from siftune.driver.proposals import NotYet, Proposal, Proposals, cause
 from siftune.record.journal import trial_name
+from siftune.record.learned import Lesson
 from siftune.searchers.base import Searcher, SpaceExhausted
 from siftune.space import Config
 from siftune.study.study import Study
@@ -71,6 +72,11 @@ class Prefetch(Proposals):
         else:
             self._events.append(event)
 
+    def learn(self, lesson: Lesson) -> None:
+        super().learn(lesson)
+        self._inform("learn", lesson)
+        self._start()
+
     def begin(self, trial: str, config: Config) -> None:
         super().begin(trial, config)
         if trial in self._told:
@@ -91,6 +97,8 @@ class Prefetch(Proposals):
         self._start()
 
     def ask(self, number: int, *, prefetch: int = 0) -> Proposal:
+        if number < self.known_configs:
+            return super().ask(number)
         self._collect()
         last = min(number + prefetch, self.study.trials - 1)
         if not self.searcher.is_slow():
@@ -185,7 +193,7 @@ class _Process:
         self.connection, theirs = Pipe()
         # One thread is enough for small matrices, and leaves the CPUs to the trials.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "siftune.driver.prefetch", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "siftune.driver.prefetch", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,

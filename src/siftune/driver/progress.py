@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from siftune.driver.proposals import NotYet, Proposals
+from siftune.driver.stopping import STOPPED, Stopping
 from siftune.record.journal import STATES, UNDER_WAY, Event, Trial, fold, trial_name
 from siftune.schedulers.base import Decision, Order, Scheduler
 from siftune.searchers.base import SpaceExhausted
@@ -62,6 +63,7 @@ class Progress:
         self.exhausted = False  # the space has no unused config left
         self.suggest_wait_s = 0.0  # idle time of all slots that waited for a config
         self.hopeless: str | None = None  # why no trial can succeed: see max_failures
+        self.stopping = Stopping(study)
         self._failures: list[str] = []  # errors of the trials that failed in this run
         self._write = write
         self._sinks = list(sinks)
@@ -90,8 +92,13 @@ class Progress:
         return {state: states.count(state) for state in (*STATES, *UNDER_WAY)}
 
     @property
+    def stopped(self) -> bool:
+        """Whether a condition of `--stop` or `--stop-after` holds."""
+        return self.stopping.reason is not None
+
+    @property
     def all_begun(self) -> bool:
-        return self.exhausted or len(self.trials) >= self.study.trials
+        return self.exhausted or self.stopped or len(self.trials) >= self.study.trials
 
     @property
     def done(self) -> bool:
@@ -223,6 +230,14 @@ class Progress:
         event = {"event": "end", "trial": trial, "state": state}
         self._record(event | ({"error": error} if error else {}))
 
+    def stop(self, trial: str) -> None:
+        """Records the end of a trial that ends because the study has stopped early."""
+        record = self.trials[trial]
+        if record.epoch >= (self.study.last_epoch(record.config) or math.inf):
+            self.end(trial, "completed")
+        else:
+            self._record({"event": "end", "trial": trial, "state": "pruned", "cause": STOPPED})
+
     # ── Internals ───────────────────────────────────────────────────────────────────────────────
 
     def _record(self, event: Event) -> None:
@@ -265,8 +280,12 @@ class Progress:
         elif kind == "end":
             self._running.discard(name)
             failed = trial.state == "failed"
-            self.proposals.end(name, None if failed else self._bests.get(name, (None,))[0])
+            # A trial without an epoch that ended with its study has not failed. In a resumed study
+            # it counts as running for the searcher.
+            if trial.epochs or event.get("cause") != STOPPED:
+                self.proposals.end(name, None if failed else self._bests.get(name, (None,))[0])
             self.scheduler.end(name)
+            self.stopping.end(name, event)
 
     def _take_epoch(self, trial: Trial, event: Event) -> None:
         name, epoch, metrics = trial.trial, event["epoch"], event["metrics"]
@@ -276,6 +295,7 @@ class Progress:
         if self.best is None or score < self._score_of(self.best):
             self.best = Best(name, epoch, trial.config, metrics, trial.checkpoints.get(epoch))
         self.proposals.report(name, epoch, score, event.get("seconds", 0.0))
+        self.stopping.report(name, epoch, metrics, score)
         decision = self.scheduler.report(name, epoch, score)
         # A trial ends after its last epoch, so there is nothing to stop or pause.
         last = epoch >= (self.study.last_epoch(trial.config) or math.inf)

@@ -13,8 +13,10 @@ import numpy as np
 
 from siftune.errors import UsageError
 from siftune.record.journal import trial_name
+from siftune.record.learned import Lesson
 from siftune.searchers.base import Searcher, SpaceExhausted
 from siftune.space import Config
+from siftune.study import known
 from siftune.study.study import Study
 
 _ATTEMPTS = 20  # proposals of a searcher for one trial, before a random config is used
@@ -46,6 +48,9 @@ def _to_stderr(sentence: str) -> None:
 class Proposals:
     """Tells a searcher every event of a study, and asks it for configs in the order of the trials.
 
+    The first trials get the configs that the user knows (`--try`). The searcher is asked for the
+    others, as if the first of them were trial 0: a grid is then covered from its first config.
+
     This class computes a config when asked; siftune.driver.prefetch computes configs in advance.
 
     An exception of the searcher does not end the study: the trial gets a random config instead, or
@@ -62,11 +67,30 @@ class Proposals:
         self._say = say
         self._said: set[str] = set()
         self._known: set[str] = set()
+        self.known_configs = len(study.try_configs)
         searcher.say = self._say_once
 
     def know(self, config: Config) -> None:
         """Marks the config as used, so that it is not proposed again."""
         self._known.add(self.study.space.identity(config))
+
+    def learn(self, lesson: Lesson) -> None:
+        """Tells the searcher a trial of another study, before the first one of this study.
+
+        Its config is trained again only if it was not trained for as long as this study would.
+        """
+        trial, config = f"{lesson.source}:{lesson.trial}", lesson.config  # ours have no colon
+        last = self.study.last_epoch(config) or 0
+        if lesson.failed or max(lesson.values) >= last:
+            self.know(config)
+        scores = {epoch: self.study.sign() * v for epoch, v in sorted(lesson.values.items())}
+        self._tell_searcher("begin", trial, config)
+        self.searcher.running.setdefault(trial, config)
+        for epoch, score in scores.items():
+            # The time that it took on another machine says nothing about this study's trials.
+            self._tell_searcher("report", trial, epoch, score, 0.0)
+        self._tell_searcher("end", trial, None if lesson.failed else min(scores.values()))
+        self.searcher.running.pop(trial, None)
 
     def begin(self, trial: str, config: Config) -> None:
         self.know(config)
@@ -110,9 +134,11 @@ class Proposals:
 
     def _fresh(self, number: int) -> Config:
         """Returns a config that no trial has used; a random one if the searcher proposes none."""
+        if number < self.known_configs:
+            return self._known_config(number)
         try:
             for attempt in range(_ATTEMPTS):
-                config = self.searcher.propose(number, attempt)
+                config = self.searcher.propose(number - self.known_configs, attempt)
                 if mistakes := self.study.space.mistakes(config):
                     raise ValueError(f"its proposal is not in the space: {mistakes[0]}")
                 if self.study.space.identity(config) not in self._known:
@@ -124,6 +150,23 @@ class Proposals:
                 f"trial {trial_name(number)} gets a random config, because the searcher "
                 f"{self.study.searcher} failed: {cause(error)}"
             )
+        return self._random(number)
+
+    def _known_config(self, number: int) -> Config:
+        """Returns the config that the user knows for this trial, completed at random."""
+        why = "it has already been trained"
+        for attempt in range(_ATTEMPTS):
+            rng = np.random.default_rng([self.study.seed, number, _ATTEMPTS + 1 + attempt])
+            try:
+                config = known.complete(self.study.try_configs[number], self.study.space, rng)
+            except UsageError as error:  # a function of the user raised
+                why = error.mistakes[0]
+                continue
+            if self.study.space.identity(config) not in self._known:
+                return config
+        self._say_once(
+            f"trial {trial_name(number)} gets a random config instead of the one in --try: {why}"
+        )
         return self._random(number)
 
     def _random(self, number: int) -> Config:

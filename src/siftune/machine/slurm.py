@@ -21,6 +21,24 @@ def job_directory() -> Path | None:
     return Path(directory) if directory else None
 
 
+def submit_command() -> str | None:
+    """Returns the command that submits such a job again, without the study; None outside a job."""
+    return os.environ.get("SIFTUNE_SUBMIT") or None
+
+
+def number() -> str | None:
+    """Returns the number by which `squeue` lists this job; None outside a job."""
+    return os.environ.get("SLURM_JOB_ID") or None
+
+
+def tell_study(directory: Path, resume: str) -> None:
+    """Tells the scripts of this job which study it runs, and which command resumes it. Does nothing
+    outside a job."""
+    if job := job_directory():
+        (job / "resume").write_text(f"{resume}\n")
+        (job / "study").write_text(f"{directory}\n")
+
+
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """The number of nodes of a job, and its CPUs and GPUs on each node."""

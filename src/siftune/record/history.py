@@ -46,6 +46,7 @@ class History:
     records: list[Epoch] = field(default_factory=list)  # each was the best so far
     tops: dict[str, Epoch] = field(default_factory=dict)  # the best epoch of each trial
     began: float | None = None  # time of the first event, in s since 1970
+    begun: dict[str, float] = field(default_factory=dict)  # time of each trial's first event
     heard: dict[str, float] = field(default_factory=dict)  # time of each trial's last event
     summary: dict[str, Any] = field(default_factory=dict)  # summary.json; {} if not written yet
     driver: Seen = field(default_factory=lambda: Seen(Life.DEAD))
@@ -72,9 +73,9 @@ class History:
     def life(self) -> str:
         """Returns the state of the study, and how to resume it. slurm/status.sh prints the same."""
         clock = ", by this machine's clock" if self.driver.by_clock else ""
-        resume = f"(resume with --resume {self.directory.name})"
-        if self.driver.life is Life.SAVED:
-            return f"saved {resume}"
+        resume = f"(resume with {self.driver.resume})"
+        if self.driver.life in (Life.SAVED, Life.CANCELLED):
+            return f"{self.driver.life.value} {resume}"
         if self.driver.life is Life.DEAD:
             return f"dead for {duration(self.driver.ago_s)}{clock} {resume}"
         return self.driver.life.value + clock
@@ -102,6 +103,7 @@ def load(directory: Path) -> History:
     for event in journal.events(directory):
         trial = journal.fold(history.trials, event)
         history.began = history.began or event["time"]
+        history.begun.setdefault(trial.trial, event["time"])
         history.heard[trial.trial] = event["time"]
         if event["event"] != "epoch":
             continue

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from siftune.machine import slurm
+
 _BEAT_S = 2.0
 _SILENCE_S = 30.0  # a driver on another node counts as dead after this
 _NOBODY = "nobody"  # in place of a nonce, if there was no driver before
@@ -42,14 +44,17 @@ class Lease:
     """The right to write one study directory, from construction to `end`.
 
     `job`: an identifier shared by all drivers of one Slurm job; they run one after another when the
-    job is requeued. The constructor takes up to 30 s if the last driver ran on another node and was
+    job is requeued. `resume`: the command that resumes the study, if it is not --resume with its
+    name. The constructor takes up to 30 s if the last driver ran on another node and was
     killed. It raises StudyBusyError if another driver is running, and OSError if the directory
     cannot be read or written.
     """
 
-    def __init__(self, directory: Path, *, job: str | None) -> None:
+    def __init__(self, directory: Path, *, job: str | None, resume: str | None = None) -> None:
         self._path = directory / "driver.json"
         self._mine = _this_process() | {"job": job, "nonce": secrets.token_hex(8)}
+        if resume is not None:
+            self._mine |= {"slurm_job": slurm.number(), "resume": resume}
         self._over = threading.Event()
         self.lost = False
         self._take(job)
@@ -186,6 +191,7 @@ class Life(enum.Enum):
 
     RUNNING = "running"
     SAVED = "saved"  # its driver exited cleanly, with work left
+    CANCELLED = "cancelled"  # the user cancelled its job, with work left
     DEAD = "dead"  # its driver was killed, with work left
     FINISHED = "finished"
 
@@ -195,12 +201,14 @@ class Seen:
     """The state of a study according to driver.json.
 
     `ago_s`: how long a dead driver has been silent, in s. `by_clock`: True if the study
-    directory is not writable, so this was measured with the clock of this machine.
+    directory is not writable, so this was measured with the clock of this machine. `resume`:
+    the command or the flag that resumes the study.
     """
 
     life: Life
     ago_s: float = 0.0
     by_clock: bool = False
+    resume: str = ""
 
 
 def look(directory: Path, *, complete: bool) -> Seen:
@@ -210,8 +218,10 @@ def look(directory: Path, *, complete: bool) -> Seen:
     for 30 s by the clock of the file system. slurm/status.sh does the same without Python.
     """
     driver = read(directory)
+    resume = str(driver.get("resume", f"--resume {directory.name}"))
     if "ended" in driver:
-        return Seen(Life.FINISHED if complete or driver.get("finished") else Life.SAVED)
+        left = Life.CANCELLED if _was_cancelled(directory, driver) else Life.SAVED
+        return Seen(Life.FINISHED if complete or driver.get("finished") else left, resume=resume)
     now, by_clock = _file_system_time(directory)
     ago_s = now - _last_sign(directory)
     if driver and (alive := _alive_here(driver)) is not None:
@@ -223,7 +233,18 @@ def look(directory: Path, *, complete: bool) -> Seen:
         return Seen(Life.RUNNING, by_clock=by_clock)
     if complete:
         return Seen(Life.FINISHED)
-    return Seen(Life.DEAD, max(0.0, ago_s), by_clock)
+    if _was_cancelled(directory, driver):
+        return Seen(Life.CANCELLED, resume=resume)
+    return Seen(Life.DEAD, max(0.0, ago_s), by_clock, resume)
+
+
+def _was_cancelled(directory: Path, driver: dict[str, Any]) -> bool:
+    """Returns whether the user cancelled the job of this driver: slurm/tune.sbatch then writes the
+    driver's nonce, because the driver may be killed before it could."""
+    try:
+        return (directory / ".driver.cancelled").read_text().strip() == _nonce(driver)
+    except OSError:
+        return False
 
 
 def _last_sign(directory: Path) -> float:

@@ -8,7 +8,7 @@ from siftune.record.journal import STATES, UNDER_WAY
 from siftune.record.wording import duration, place, short
 from siftune.report import chart
 from siftune.report.chart import Chart
-from siftune.report.importance import MIN_TRIALS, importances
+from siftune.report.importance import MIN_TRIALS, Importance, importances
 from siftune.report.markup import Markup, join, tag
 from siftune.space.domains import Choice, Domain
 
@@ -79,6 +79,9 @@ def kind(history: History, trial: str) -> str:
 
 
 def curves(history: History) -> Markup:
+    """Returns the learning curves, or nothing if every trial has reported once only."""
+    if all(len(history.trials[name].epochs) < 2 for name in history.tops):
+        return Markup("")
     last = max(epoch.epoch for epoch in history.epochs)
     x = chart.linear("epoch", min(1, last - 1), last, whole=True)
     drawn = Chart("Learning curves", x, _metric_scale(history), width=540, height=290)
@@ -179,12 +182,16 @@ def _lanes(history: History) -> dict[str, list[list[Epoch]]]:
 # ── Hyper-parameters ────────────────────────────────────────────────────────────────────────────
 
 
-def importance(history: History) -> Markup:
+def ranked(history: History) -> list[Importance]:
+    """Returns the importance of the parameters; [] if too few trials have ended."""
     columns, effects = {}, _effects(history)
     for name, parameter in history.study.space.parameters.items():
         ended = [e for e in effects[name] if history.trials[e[1].trial].state in STATES]
         columns[name] = (parameter.domain, [v for v, _ in ended], [top.value for _, top in ended])
-    ranked = importances(columns)
+    return importances(columns)
+
+
+def importance(ranked: Sequence[Importance]) -> Markup:
     title = tag("h2", "Importance of the hyper-parameters")
     if not ranked:
         few = f"Too few trials: at least {MIN_TRIALS} must have ended."

@@ -1,24 +1,32 @@
 """Writes report.html: one page about a study, made from study.yaml and trials.jsonl.
 
 The page is a single file without scripts that needs no network. Its size is bounded: large data are
-thinned or omitted.
+thinned or omitted. While the study runs, the page asks the browser to load it again.
 """
 
+import os
+import re
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
 from siftune.machine.files import replacing
-from siftune.record import logs
+from siftune.record import learned, logs
 from siftune.record.history import History, load
 from siftune.record.journal import Trial
 from siftune.record.wording import duration, place, settings, short
 from siftune.report import figures
+from siftune.report.advice import advice
+from siftune.report.live import RELOAD_S
 from siftune.report.markup import Markup, join, tag
 
 _ROWS = 2000  # maximum number of trials in the table, best first
-_ERRORS = 20  # maximum number of different errors shown
+_ERRORS = 20  # maximum number of causes of errors shown
+_NUMBER = re.compile(r"0x[0-9a-fA-F]+|(?<![A-Za-z_])\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_TYPE = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)(?=:|$)", re.MULTILINE)
 
 
 def write(directory: Path) -> Path:
@@ -38,7 +46,10 @@ def html(history: History) -> str:
     name = history.study.name
     parts = [_head(history), *_sections(history)]
     style = Markup(files("siftune.report").joinpath("style.css").read_text(encoding="utf-8"))
-    head = tag("head", Markup('<meta charset="utf-8">'), tag("title", name), tag("style", style))
+    metas = ['<meta charset="utf-8">']
+    if history.is_running:
+        metas.append(f'<meta http-equiv="refresh" content="{RELOAD_S}">')
+    head = tag("head", *map(Markup, metas), tag("title", name), tag("style", style))
     return f"<!doctype html>\n{tag('html', head, tag('body', *parts), lang='en')}\n"
 
 
@@ -47,14 +58,18 @@ def _sections(history: History) -> Iterator[Markup]:
         yield tag("p", "No trial has begun yet.")
         yield _space(history)
         return
+    ranked = figures.ranked(history)
+    if sentences := advice(history, ranked):
+        items = [tag("li", sentence) for sentence in sentences]
+        yield join(tag("h2", "What next"), tag("ul", *items))
+    yield _errors(history)
     if history.epochs:
         yield tag("div", figures.best_so_far(history), figures.curves(history), class_="pair")
-    yield tag("div", _space(history), figures.importance(history), class_="pair")
+    yield tag("div", _space(history), figures.importance(ranked), class_="pair")
     if history.epochs:
         yield figures.scatter(history)
         yield figures.timeline(history)
     yield _table(history)
-    yield _errors(history)
 
 
 # ── Summary ─────────────────────────────────────────────────────────────────────────────────────
@@ -68,9 +83,11 @@ def _head(history: History) -> Markup:
         f"searcher {study.searcher}, scheduler {study.scheduler}, seed {study.seed}; "
         f"{study.cpus_per_trial:g} CPUs and {study.gpus_per_trial:g} GPUs per trial."
     )
+    description = " ".join([description, *learned.counts(history.directory)])
     written = (
         f"Written {_clock(time.time())}. State at that time: {history.life()}. "
         f"Last event: {_clock(history.last)}."
+        + (f" This page reloads every {RELOAD_S} s." if history.is_running else "")
     )
     cards = [("trials", history.states().replace(" trials", ""))]
     if best:
@@ -151,21 +168,47 @@ def _row(history: History, trial: Trial) -> Markup:
 
 
 def _errors(history: History) -> Markup:
-    """Returns the section of errors: each different one once, the most frequent first."""
+    """Returns the table of errors: one row for each cause, the most frequent first."""
     failed: dict[str, list[Trial]] = {}
     for trial in history.trials.values():
         if trial.error:
-            failed.setdefault(trial.error.strip().splitlines()[-1], []).append(trial)
-    shown = []
-    for line, trials in sorted(failed.items(), key=lambda item: -len(item[1]))[:_ERRORS]:
-        names = short(", ".join(trial.trial for trial in trials), most=200)
-        summary = tag("summary", f"{len(trials)} × {short(line, most=200)}")
-        text = (trials[0].error or "")[-8000:]
-        parts = [tag("p", f"Trials {names}"), tag("pre", text)]
-        if lines := logs.tail(history.directory, trials[0].trial):
-            title = tag("p", f"The log of trial {trials[0].trial} ends with")
-            parts += [title, tag("pre", "\n".join(short(line, most=300) for line in lines))]
-        shown.append(tag("details", summary, *parts))
-    more = len(failed) - len(shown)
+            failed.setdefault(_NUMBER.sub("#", _cause(trial.error)), []).append(trial)
+    if not failed:
+        return Markup("")
+    rows = []
+    for masked, trials in sorted(failed.items(), key=lambda item: -len(item[1]))[:_ERRORS]:
+        causes = {_cause(trial.error or "") for trial in trials}
+        cause = masked if len(causes) > 1 else causes.pop()
+        names = ", ".join(trial.trial for trial in trials[:5])
+        names += f" and {len(trials) - 5} more" if len(trials) > 5 else ""
+        cells = [tag("td", len(trials), class_="number"), tag("td", names)]
+        rows.append(tag("tr", *cells, tag("td", short(cause, most=200), _example(history, trials))))
+    more = len(failed) - len(rows)
     note = [tag("p", f"{more} other errors are in trials.jsonl.", class_="note")] if more else []
-    return join(*([tag("h2", "Errors"), *shown, *note] if shown else []))
+    return join(tag("h2", "Errors"), _tabular(("count", "trials", "cause"), rows), *note)
+
+
+def _cause(error: str) -> str:
+    """Returns the last line of an error, after the exception's type if another line has that."""
+    last = (error.strip().splitlines() or ["no message"])[-1]
+    types = _TYPE.findall(error)
+    return last if not types or last.startswith(types[-1]) else f"{types[-1]}: … {last}"
+
+
+def _example(history: History, trials: Sequence[Trial]) -> Markup:
+    """Returns the error and the end of the log of the first of these trials."""
+    first = trials[0]
+    parts = [
+        tag("summary", f"example: trial {first.trial}"),
+        tag("pre", (first.error or "")[-8000:]),
+    ]
+    if lines := logs.tail(history.directory, first.trial):
+        log = "\n".join(short(line, most=300) for line in lines)
+        parts += [tag("p", f"The log of trial {first.trial} ends with"), tag("pre", log)]
+    return tag("details", *parts)
+
+
+if __name__ == "__main__":  # see siftune.report.live
+    os.nice(10)
+    with suppress(Exception):
+        write(Path(sys.argv[1]))

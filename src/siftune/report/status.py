@@ -16,10 +16,7 @@ def lines(history: History, *, now: float | None = None) -> Iterator[str]:
     """Yields the lines about one study. `now`: the time, in s since 1970."""
     now = time.time() if now is None else now
     study, best = history.study, history.best
-    last = "no trial has begun"
-    if history.last is not None:
-        last = f"last event {duration(max(0.0, now - history.last))} ago"
-    yield f"{study.name}: {history.states()}; {history.life()}, {last}"
+    yield headline(history, now=now)
     if best:
         yield f"  best {study.metric} {best.value:.6g} in trial {best.trial}, epoch {best.epoch}"
     if history.summary:
@@ -33,6 +30,15 @@ def lines(history: History, *, now: float | None = None) -> Iterator[str]:
     if len(unfinished) > _ROWS:
         yield f"  and {len(unfinished) - _ROWS} more"
     yield from _failures(history)
+
+
+def headline(history: History, *, now: float | None = None) -> str:
+    """Returns the name of a study, its trials by state, and whether it runs."""
+    now = time.time() if now is None else now
+    last = "no trial has begun"
+    if history.last is not None:
+        last = f"last event {duration(max(0.0, now - history.last))} ago"
+    return f"{history.study.name}: {history.states()}; {history.life()}, {last}"
 
 
 def _failures(history: History) -> Iterator[str]:

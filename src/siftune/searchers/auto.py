@@ -22,7 +22,7 @@ def choose(space: Space, *, trials: int, slots: int, scheduler: str | None) -> t
         return "grid", f"the space has {size} configs, so {trials} trials can try all of them."
     if trials < 2 * slots:
         return "random", (
-            f"{trials} trials in {slots} slots are fewer than two rounds, too few to learn from."
+            f"less than two rounds of trials in {slots} slots are too few to learn from."
         )
     if trials - slots <= ENOUGH_RESULTS:
         return "random", f"{trials} trials are too few to fit a model to the results."

@@ -20,7 +20,9 @@ class Bohb(Searcher):
     reached. By default, `min_points` is one more than the number of parameters, as in the paper.
     The best `top_n_percent` of these trials are good, the others bad. `num_samples` points are
     drawn around the good ones, and the point with the highest ratio of good to bad density is
-    proposed. A `random_fraction` of the proposals is drawn at random. Raises ValueError for an
+    proposed. A `random_fraction` of the proposals is drawn at random. `min_bandwidth` is 0.001 in
+    the paper. It is larger here, because a few good points that happen to lie close together would
+    otherwise hold the proposals where they are. Raises ValueError for an
     option out of its range.
     """
 
@@ -34,7 +36,7 @@ class Bohb(Searcher):
         num_samples: int = 64,
         random_fraction: float = 1 / 3,
         bandwidth_factor: float = 3,
-        min_bandwidth: float = 1e-3,
+        min_bandwidth: float = 0.05,
     ) -> None:
         super().__init__(space, seed=seed)
         if min_points is not None and min_points < 1:

@@ -97,10 +97,19 @@ def _literal(node: ast.expr) -> Any:
 
     class Names(ast.NodeTransformer):
         def visit_Name(self, name: ast.Name) -> ast.expr:
-            known = name.id in _YAML_NAMES
-            return ast.Constant(_YAML_NAMES[name.id]) if known else name
+            if name.id not in _YAML_NAMES:
+                raise ValueError(f"is {name.id} text? Write '{name.id}', with quotes")
+            return ast.Constant(_YAML_NAMES[name.id])
 
-    return ast.literal_eval(ast.fix_missing_locations(Names().visit(node)))
+    written = ast.unparse(node)
+    try:
+        return ast.literal_eval(ast.fix_missing_locations(Names().visit(node)))
+    except ValueError as error:
+        if "malformed" not in str(error):
+            raise
+        raise ValueError(
+            f"write the value of {written}: only numbers, text and lists are read"
+        ) from None
 
 
 def _expression(text: str) -> ast.expr | None:

@@ -1,16 +1,27 @@
-"""Chooses the searcher, scheduler and number of trials that a request leaves open."""
+"""Chooses the searcher, scheduler, seed and number of trials that a request leaves open."""
 
+import secrets
 from dataclasses import fields, replace
 from typing import Any
+
+import numpy as np
 
 from siftune.errors import UsageError
 from siftune.schedulers import SCHEDULERS
 from siftune.searchers import AUTO, SEARCHERS
+from siftune.study import known
 from siftune.study.pairs import default_scheduler, drawn_refusal
 from siftune.study.request import StudyRequest
 from siftune.study.study import Study
 
 DEFAULT_TRIALS = 50
+_SEEDS = 2**31  # every library accepts a smaller number as its seed
+
+
+def seeded(request: StudyRequest) -> StudyRequest:
+    """Returns the request with a seed: its own or a random one, so that studies with the same flags
+    train different configs."""
+    return replace(request, seed=secrets.randbelow(_SEEDS)) if request.seed is None else request
 
 
 def plan(
@@ -23,6 +34,7 @@ def plan(
     not have, and for `sample_from` entries that they cannot work with or that fail.
     """
     notes: list[str] = []
+    request = seeded(request)
     searcher = request.searcher
     if searcher == AUTO:
         from siftune.searchers.auto import choose
@@ -50,6 +62,10 @@ def plan(
     options = SEARCHERS.load(searcher).resolve(study.searcher_options, slots=slots)
     study = replace(study, searcher_options=options)
     mistakes: list[str] = []
+    if (least := len(study.try_configs)) > study.trials:
+        mistakes.append(
+            f"--trials must be at least {least}, the number of configs to try, got {study.trials}"
+        )
     for build in (study.build_searcher, study.build_scheduler):
         try:
             build()
@@ -57,14 +73,16 @@ def plan(
             mistakes += error.mistakes
     if mistakes:
         raise UsageError(mistakes)
-    if study.space.drawn:
-        study.build_searcher().propose(0)  # a function that raises should do so before the start
+    if study.space.drawn:  # a function that raises should do so before the start
+        study.build_searcher().propose(0)
+        for config in study.try_configs:
+            known.complete(config, study.space, np.random.default_rng(study.seed))
     return study, notes
 
 
 def complete(request: StudyRequest, **chosen: Any) -> Study:
-    """Returns the request as a study. `chosen` must contain searcher, scheduler and trials. Its
-    gpus_per_trial applies only if the request has none."""
+    """Returns the request, which must have a seed, as a study. `chosen` must contain searcher,
+    scheduler and trials. Its gpus_per_trial applies only if the request has none."""
     values = {f.name: getattr(request, f.name) for f in fields(request)}
     if request.gpus_per_trial is not None:
         chosen["gpus_per_trial"] = request.gpus_per_trial

@@ -6,24 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from siftune import trainables
 from siftune.errors import UsageError
 from siftune.schedulers import SCHEDULERS
 from siftune.searchers import AUTO
 from siftune.space import Space
 from siftune.space.drawn import Drawn
-from siftune.study import pairs, request
+from siftune.study import known, pairs, request
 from siftune.study.planning import complete
 from siftune.study.request import StudyRequest, settings
-from siftune.study.study import FLOAT, Study
+from siftune.study.study import Study
+from siftune.study.text import read_yaml
 from siftune.trainables.user.file import load_space
 
 # Settings that belong to a trainable, searcher or scheduler. If a later layer names a different
 # one, these settings of the earlier layers are dropped.
 _BELONGINGS = {
-    "trainable": ("trainable_options", "space", "metric", "mode"),
+    "trainable": (
+        *("trainable_options", "space", "metric", "mode"),
+        *("try_configs", "stop_conditions"),
+    ),
     "metric": ("mode",),
     "searcher": ("searcher_options",),
     "scheduler": ("scheduler_options",),
@@ -31,6 +33,9 @@ _BELONGINGS = {
 
 # Trainable options of earlier versions that no longer exist. They affected only the speed.
 _RETIRED = ("fused",)
+
+# The seed of a study directory whose study.yaml names none.
+_WITHOUT_SEED = {"seed": 0}
 
 
 def read(
@@ -65,6 +70,9 @@ def read(
         space = _with_functions(space) if with_functions else space
         if "epochs" in space:
             mistakes += space.unfit(Space({}, {"epochs": 1}))
+        if "try_configs" in values and request.are_configs(values["try_configs"]):
+            values["try_configs"], wrong = known.check(values["try_configs"], space)
+            mistakes += wrong
     except UsageError as error:
         mistakes += error.mistakes
     searcher, scheduler = values.get("searcher", AUTO), values.get("scheduler")
@@ -73,7 +81,7 @@ def read(
         mistakes += [] if reason is None else [reason]
     if mistakes or space is None:
         raise UsageError(mistakes)
-    name = values.get("name") or _name(values["trainable"], mark)
+    name = values.get("name") or new_name(values["trainable"], mark)
     return StudyRequest(**(values | {"space": space, "name": name}))
 
 
@@ -83,7 +91,7 @@ def read_saved(directory: Path) -> Study:
     No file of the user is loaded. Raises UsageError.
     """
     path = directory / "study.yaml"
-    saved = read([read_study_yaml(path)], {}, with_functions=False)
+    saved = read([_WITHOUT_SEED | read_study_yaml(path)], {}, with_functions=False)
     if saved.searcher == AUTO or saved.scheduler is None or saved.trials is None:
         raise UsageError(f"{path} is not a planned study: it lacks searcher, scheduler or trials")
     return complete(
@@ -109,12 +117,18 @@ def read_resumed(directory: Path, changes: Mapping[str, Any]) -> StudyRequest:
             f"it can change: {', '.join(resumable)}"
         )
     # The directory says which study it is: it may have been renamed or copied.
-    values = read_study_yaml(directory / "study.yaml") | {"name": directory.name}
+    values = _WITHOUT_SEED | read_study_yaml(directory / "study.yaml") | {"name": directory.name}
     if values.get("scheduler") in SCHEDULERS:
         # Options that an earlier version did not write had these values.
         before = SCHEDULERS.load(values["scheduler"]).defaults_before
         values["scheduler_options"] = before | values.get("scheduler_options", {})
     return read([values, changes], {})
+
+
+def changed(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that differ from those of the study in a directory."""
+    saved = read_study_yaml(directory / "study.yaml")
+    return {name: value for name, value in settings.items() if saved.get(name) != value}
 
 
 def read_study_yaml(path: Path) -> dict[str, Any]:
@@ -141,43 +155,6 @@ def mode_of(metric: str) -> str | None:
     if smaller == larger:
         return None
     return "min" if smaller else "max"
-
-
-class _Loader(yaml.SafeLoader):
-    """Loads YAML 1.1 as PyYAML does, except that 1e-3 is a number, and that dates are text."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
-
-
-def _tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
-    return tuple(loader.construct_sequence(node, deep=True))
-
-
-def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
-    return str(loader.construct_scalar(node))
-
-
-_Loader.add_constructor("!tuple", _tuple)
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _text)
-
-
-def parse_yaml(text: str) -> Any:
-    """Parses YAML text. Raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Loader)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Returns the dictionary in a YAML file. Raises UsageError with file and line of an error."""
-    try:
-        values = parse_yaml(path.read_text())
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"{path} must contain a dictionary of names and values")
-    return values
 
 
 def _merge(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -228,7 +205,8 @@ def _with_functions(space: Space) -> Space:
     return space.override(loaded)
 
 
-def _name(trainable: str, mark: str | None) -> str:
+def new_name(trainable: str, mark: str | None = None) -> str:
+    """Returns a name for a study of the trainable. `mark`: its suffix; the default is the time."""
     stem = Path(str(trainable).partition(":")[0]).stem
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("-._")[:40] or "study"
     return f"{stem}-{mark or time.strftime('%Y%m%d-%H%M%S')}"

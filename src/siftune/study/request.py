@@ -6,6 +6,7 @@ A new setting is one field here. The field defines its flag, its help text, its 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from siftune.schedulers import SCHEDULERS
 from siftune.searchers import AUTO, SEARCHERS
+from siftune.study import stop
 from siftune.trainables import TRAINABLES
 
 if TYPE_CHECKING:
     from siftune.space import Space
 
-Kind = Literal["text", "texts", "number", "duration", "switch", "options", "space"]
+Kind = Literal["text", "texts", "number", "duration", "switch", "options", "configs", "space"]
 GROUPS = ("trainable and space", "search method", "budget and resources", "name and directories")
 
 # A check returns the rule that a value breaks, or None.
@@ -40,11 +42,15 @@ class Setting:
 def flag(name: str) -> str:
     """Returns the flag that sets a field."""
     name = name.replace("_options", "_arg").replace("_patterns", "_pattern")
-    return "--" + name.removesuffix("_s").replace("_", "-")
+    for suffix in ("_s", "_configs", "_conditions"):
+        name = name.removesuffix(suffix)
+    return "--" + name.replace("_", "-")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _whole(least: int) -> Check:
@@ -62,6 +68,10 @@ def _one_of(*names: str) -> Check:
 
 def _above_zero(value: Any) -> str | None:
     return None if _is_number(value) and value > 0 else "above 0"
+
+
+def _not_negative(value: Any) -> str | None:
+    return None if _is_number(value) and value >= 0 else "at least 0"
 
 
 def _gpus(value: Any) -> str | None:
@@ -109,6 +119,28 @@ def _metric_file(value: Any) -> str | None:
 
 def _dictionary(value: Any) -> str | None:
     return None if isinstance(value, dict) else "NAME=VALUE"
+
+
+def are_configs(value: Any) -> bool:
+    """Returns whether the value is a list of configs that name at least one parameter each."""
+    return isinstance(value, list) and all(isinstance(c, dict) and c for c in value)
+
+
+def _configs(value: Any) -> str | None:
+    return None if are_configs(value) else "a config such as 'lr=1e-3 batch_size=64'"
+
+
+def _texts(value: Any) -> str | None:
+    good = isinstance(value, list) and all(isinstance(text, str) and text for text in value)
+    return None if good else "a path such as results/OLD"
+
+
+def _stop_conditions(value: Any) -> str | None:
+    try:
+        stop.parse(value)
+    except (AttributeError, TypeError, ValueError):
+        return stop.RULE
+    return None
 
 
 _WHAT, _HOW, _BUDGET, _WHERE = GROUPS
@@ -195,7 +227,32 @@ class StudyRequest:
     scheduler_options: dict[str, Any] = field(
         default_factory=dict, metadata=_setting("options", _HOW, **_OPTIONS)
     )
-    seed: int = field(default=0, metadata=_setting("number", _HOW, check=_whole(0), help="[0]"))
+    try_configs: list[dict[str, Any]] = field(
+        default_factory=list,
+        metadata=_setting(
+            "configs",
+            _HOW,
+            metavar="'NAME=VALUE …'",
+            check=_configs,
+            help="a config for the first trial, such as 'lr=1e-3 batch_size=64'; random values for "
+            "parameters that it does not name; may be repeated",
+        ),
+    )
+    learn_from: list[str] = field(
+        default_factory=list,
+        metadata=_setting(
+            "texts",
+            _HOW,
+            metavar="DIR|FILE",
+            check=_texts,
+            help="tell the searcher the trials of another study: a study directory, an SQLite file "
+            "of Optuna, or a CSV file; may be repeated",
+        ),
+    )
+    seed: int | None = field(
+        default=None,
+        metadata=_setting("number", _HOW, check=_whole(0), help="[drawn for each study]"),
+    )
     trials: int | None = field(
         default=None,
         metadata=_number(_whole(1), help="[the whole grid, or 50]"),
@@ -203,6 +260,33 @@ class StudyRequest:
     time_limit_s: float | None = field(
         default=None,
         metadata=_duration("save and stop after this time, such as 90s, 30m, 4h or 3:30:00"),
+    )
+    stop_conditions: list[str] = field(
+        default_factory=list,
+        metadata=_setting(
+            "texts",
+            _BUDGET,
+            metavar="CONDITION",
+            check=_stop_conditions,
+            resumable=True,
+            help="stop the study when a trial reports this, such as 'val_accuracy >= 0.99'; may be "
+            "repeated",
+        ),
+    )
+    stop_after: int = field(
+        default=0,
+        metadata=_number(
+            _whole(0),
+            help="stop the study when this many trials in a row have ended without improving the "
+            "best; 0: never; [0]",
+        ),
+    )
+    min_improvement: float = field(
+        default=0,
+        metadata=_number(
+            _not_negative,
+            help="the best must improve by more than this to count for --stop-after; [0]",
+        ),
     )
     cpus_per_trial: float = field(default=1, metadata=_number(_above_zero, help="[1]"))
     gpus_per_trial: float | None = field(

@@ -18,11 +18,16 @@ FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes tuples as tuples, and quotes text such as 1e-3, for siftune/study/reading.py."""
+    """Writes tuples as tuples, and quotes text such as 1e-3, for siftune/study/text.py."""
 
 
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
 _Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence("!tuple", value))
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """Returns the settings of a study as YAML, which `read_study_yaml` reads."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +36,7 @@ class Study(StudyRequest):
 
     searcher: str
     scheduler: str
+    seed: int
     trials: int
     gpus_per_trial: float
 
@@ -62,7 +68,7 @@ class Study(StudyRequest):
         """Returns the content of study.yaml."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["space"] = self.space.to_dict()
-        return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+        return to_yaml(values)
 
     def build_searcher(self) -> Any:
         """Builds the searcher. Raises UsageError for options that it does not have."""

@@ -29,6 +29,8 @@ TRAINABLES = Catalogue(
     },
 )
 
+ASKED = "ask_and_tell"  # in place of a trainable: the caller trains the trials
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainableSpec:
@@ -49,7 +51,9 @@ class TrainableSpec:
         """Returns the trainable. Raises UsageError for an unknown name or option."""
         if self.name in TRAINABLES:
             return TRAINABLES.build(self.name, self.options, data=self.data, seed=self.seed)
-        return _user_trainable(self.name, self.seed, self.printed, self.options.get("args", ""))
+        return _user_trainable(
+            self.name, self.seed, self.printed, str(self.options.get("args", ""))
+        )
 
     def mistakes(self, space: Space) -> list[str]:
         """Returns a sentence for each mistake in the name, the options and the space.
@@ -158,6 +162,11 @@ def _user_trainable(
         return function.UserFunction(name, seed=seed, metric=printed.metric if printed else "")
     if is_script(name):
         return script.UserScript(name, seed=seed, printed=printed or PrintedMetrics(), args=args)
+    if name == ASKED:
+        raise UsageError(
+            "the trials of this study are trained by its caller: go on with "
+            "siftune.ask_and_tell(name=…, resume=True)"
+        )
     raise UsageError(
         f"unknown trainable {name!r}; known: {', '.join(TRAINABLES)}, or your own: a function, "
         "FILE.py:FUNC, or a script with flags, FILE.py"

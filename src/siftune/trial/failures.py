@@ -34,6 +34,8 @@ def end_of(error: BaseException, study: Path) -> End:
     last_line = text.rpartition("\n")[2]
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or _MEMORY_TEXT in last_line:
         return End(cause=Cause.MEMORY, error=text, kind=kind)
+    if _is_unreadable(error, study):
+        return End(cause=Cause.CRASH, error=text, kind=kind)
     if _is_storage(error, last_line):
         cause, path = _unwritable(error, study)
         return End(cause=cause, error=text, kind=kind, path=path)
@@ -47,12 +49,17 @@ def _exit(error: SystemExit) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """Returns the traceback, starting at the first frame of the user's code."""
+    """Returns the traceback, starting at the first frame of the user's code. An error that says
+    what the user's script did, raised outside of it, has no traceback."""
     trace = error.__traceback__
     while trace is not None and _is_own_frame(trace) and trace.tb_next is not None:
         trace = trace.tb_next
+    ours = trace is not None and _is_own_frame(trace) and isinstance(error, RuntimeError)
     try:
-        lines = traceback.format_exception(type(error), error, trace)
+        if ours:
+            lines = traceback.format_exception_only(type(error), error)
+        else:
+            lines = traceback.format_exception(type(error), error, trace)
     except Exception:  # the error's own `__str__` may raise anything
         lines = [f"{type(error).__name__} (its message cannot be read)"]
     return "".join(lines).strip().encode(errors="backslashreplace").decode()
@@ -60,6 +67,18 @@ def _text(error: BaseException) -> str:
 
 def _is_own_frame(trace: TracebackType) -> bool:
     return trace.tb_frame.f_code.co_filename.startswith((*_OWN_FILES, "<frozen runpy>"))
+
+
+def _is_unreadable(error: BaseException, study: Path) -> bool:
+    """Returns whether a file system of the user's data does not answer, which another try may
+    find mended."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EIO, errno.ESTALE):
+        return False
+    named = error.filename
+    if not isinstance(named, str | bytes):
+        return False
+    path = Path(os.fsdecode(named)).absolute()
+    return not any(path.is_relative_to(own) for own in (study, Path(tempfile.gettempdir())))
 
 
 def _is_storage(error: BaseException, last_line: str) -> bool:

@@ -67,14 +67,15 @@ class Server:
                     started.start()
                 return started
             while True:
+                # Either call starts a new fork server if the last one has been killed.
                 with _environment(self._warm()):
-                    forkserver.ensure_running()  # the fork server may have been killed
-                try:
-                    started.start()
-                except ConnectionError:  # the fork server has just been killed
-                    time.sleep(0.05)
-                else:
-                    return started
+                    forkserver.ensure_running()
+                    try:
+                        started.start()
+                    except (ConnectionError, EOFError):  # the fork server has just been killed
+                        time.sleep(0.05)
+                    else:
+                        return started
 
     def fork_no_more(self, why: str) -> None:
         """Makes each further process a new interpreter, for the reason `why`."""
@@ -89,7 +90,7 @@ class Server:
         modules = ["siftune.trial.process", *trainables.modules(trainable.name)]
         if trainable.processes > 1:
             modules.append("siftune.trial.store")
-        return own | warm.wanted(trainable.name, trainable.options.get("args", ""), modules)
+        return own | warm.wanted(trainable.name, str(trainable.options.get("args", "")), modules)
 
 
 class Host:

@@ -70,7 +70,7 @@ class Cause(enum.StrEnum):
     """Why a run of a trial ended before its function returned."""
 
     LOST = "lost"  # its node was lost, or Ray on the node: not the trial's fault
-    CRASH = "crash"  # its process ended unexpectedly: a segmentation fault, a kill
+    CRASH = "crash"  # its process ended unexpectedly, or could not read: another try may work
     HANG = "hang"  # no report for too long
     MEMORY = "memory"  # the GPU or the node ran out of memory
     CHECKPOINT = "checkpoint"  # the checkpoint to continue from cannot be read

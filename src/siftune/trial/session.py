@@ -9,6 +9,7 @@ import atexit
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +37,7 @@ _active: Session | None = None
 def active(session: Session) -> Iterator[None]:
     """Makes `tune.report` and the related functions act on this run."""
     global _active
+    install()  # if that failed in advance, it raises here why
     before, _active = _active, session
     try:
         yield
@@ -43,6 +45,7 @@ def active(session: Session) -> Iterator[None]:
         _active = before
 
 
+@cache
 def install() -> None:
     """Replaces the Ray Tune functions that are called inside a trial."""
     import ray.air.session

@@ -25,7 +25,8 @@ class OptunaStudy:
         self, sampler: BaseSampler, pruner: BasePruner, task: Task, *, trials: int
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._study = optuna.create_study(sampler=sampler, pruner=pruner)
+        # The pruner of Hyperband draws the bracket of a trial from the name of the study.
+        self._study = optuna.create_study(sampler=sampler, pruner=pruner, study_name="peer")
         self._space, self._epochs, self._left = Space.read(task.space), task.epochs, trials
         self._trials: dict[str, optuna.Trial] = {}
 

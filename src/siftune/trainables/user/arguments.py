@@ -14,7 +14,7 @@ from siftune.errors import UsageError
 from siftune.machine.packages import how_to_install
 from siftune.space import Space
 from siftune.trainables.user import help_text
-from siftune.trainables.user.file import as_module
+from siftune.trainables.user.file import as_module, require_file
 from siftune.trainables.user.help_text import Help
 
 HELP_S = 120.0
@@ -127,8 +127,7 @@ def read(path: Path, fixed: tuple[str, ...]) -> Arguments:
 
     Raises UsageError if the script does not exist, or does not tell its flags.
     """
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist")
+    require_file(path)
     if _uses_hydra(path):
         return HydraArguments(path, fixed, _hydra_names(_output(path, fixed, "--cfg", "job")))
     help = help_text.parse(_output(path, _subcommands(fixed), "--help"))

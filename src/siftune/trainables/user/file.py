@@ -32,8 +32,7 @@ def load_file(path: Path) -> ModuleType:
         raise UsageError(
             f"{path} has the name of another module, {name!r}, and would shadow it: rename the file"
         )
-    if not _is_file(path):
-        raise UsageError(f"{path} does not exist{_similar(path)}")
+    require_file(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} is not a Python file")
@@ -90,21 +89,18 @@ def _imports(path: Path) -> tuple[int, set[str]]:
     return levels, {name.partition(".")[0] for name in names}
 
 
-def _similar(path: Path) -> str:
-    """Returns a file beside it that may be meant, as the end of a message."""
-    with suppress(OSError):
+def require_file(path: Path) -> None:
+    """Raises UsageError if there is no such file. It names a file beside it that may be meant."""
+    similar = ""
+    with suppress(OSError):  # the name may be too long
+        if path.is_file():
+            return
         names = [other.name for other in path.parent.glob("*.py")]
         if close := difflib.get_close_matches(path.name, names, n=1):
-            return f"; there is {path.with_name(close[0])}"
-    return ""
+            similar = f"; there is {path.with_name(close[0])}"
+    raise UsageError(f"{path} does not exist{similar}")
 
 
 def _same(module: ModuleType, path: Path) -> bool:
     file = getattr(module, "__file__", None)
     return file is not None and Path(file).absolute() == path
-
-
-def _is_file(path: Path) -> bool:
-    with suppress(OSError):  # the name may be too long
-        return path.is_file()
-    return False

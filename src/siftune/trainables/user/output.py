@@ -48,13 +48,14 @@ class Printed:
             if not _BAR.search(_shown(line)):
                 self.take(line)
 
-    def take(self, line: str) -> bool:
-        """Reports the metrics in a line. Returns whether it is a line of JSON that was reported."""
+    def take(self, line: str) -> None:
+        """Reports the metrics in a line."""
         if self._reporting == threading.get_ident():
-            return False
+            return
         line = _shown(line)
         if (metrics := _json(line)) is not None:
-            return self.report(metrics)
+            self.report(metrics)
+            return
         for pattern in self._patterns:
             if match := pattern.search(line):
                 named = match.groupdict() or {self._metric: match[1]}
@@ -62,12 +63,11 @@ class Printed:
         if self._metric in self._collected:
             metrics, self._collected = self._collected, {}
             self.report(metrics)
-        return False
 
-    def report(self, metrics: dict[str, Any]) -> bool:
-        """Reports metrics, unless the study's metric is missing. Returns whether it did."""
+    def report(self, metrics: dict[str, Any]) -> None:
+        """Reports metrics, unless the study's metric is missing."""
         if self._metric and not _has(metrics, self._metric):
-            return False
+            return
         with self._lock:
             self._reporting = threading.get_ident()
             try:
@@ -77,7 +77,6 @@ class Printed:
                 raise
             finally:
                 self._reporting = None
-        return True
 
 
 @contextmanager
@@ -85,7 +84,7 @@ def reported(report: Report, how: PrintedMetrics) -> Iterator[Printed]:
     """Reports the metrics that this process and its children print, or write to a file.
 
     `report` is called from the thread that prints; from another one for the lines of children and
-    for a file. Other lines are printed as before.
+    for a file. All lines are printed as before.
     """
     printed = Printed(report, how)
     with _children(printed) as to, _file(printed, how.file):
@@ -123,9 +122,9 @@ def _text(descriptor: int) -> TextIO:
 def _read(reading: int, printed: Printed, to: TextIO) -> None:
     with open(reading, encoding="utf-8", errors="backslashreplace", newline="\n") as lines:
         for line in lines:
+            to.write(line)
             try:
-                if not printed.take(line):
-                    to.write(line)
+                printed.take(line)
             except SystemExit:
                 # The scheduler stops the trial, while its main thread waits for its children.
                 os.killpg(0, signal.SIGKILL)
@@ -180,15 +179,16 @@ class _Lines(_Stream):
     def write(self, text: str) -> int:
         *whole, self._unfinished = (self._unfinished + text).split("\n")
         for line in whole:
-            if not self._printed.take(line):
-                self._to.write(line + "\n")
+            self._to.write(line + "\n")
+            self._printed.take(line)
         return len(text)
 
     def finish(self) -> None:
         """Takes the last line, if no newline follows it."""
         line, self._unfinished = self._unfinished, ""
-        if line and not self._printed.take(line):
-            self._to.write(line)
+        if line:
+            self._to.write(line + "\n")
+            self._printed.take(line)
 
 
 class _Errors(_Stream):

@@ -22,7 +22,7 @@ from siftune.space import Config, Space
 from siftune.space.entries import flat
 from siftune.trainables.base import Report, Trainable
 from siftune.trainables.user import arguments, output
-from siftune.trainables.user.file import as_module
+from siftune.trainables.user.file import as_module, require_file
 from siftune.trainables.user.printed import PrintedMetrics
 from siftune.trainables.user.seed import seed_everything
 
@@ -51,6 +51,7 @@ class UserScript(Trainable):
             return list(error.mistakes)
 
     def default_space(self) -> dict[str, Any]:
+        require_file(self._path)
         raise UsageError(
             f"--trainable {self._path} is a script: give its flags and their domains in "
             "--space FILE.yaml or FILE.py:NAME"

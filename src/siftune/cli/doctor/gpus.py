@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 
-from siftune.cli.finding import Finding, Place, fail, ok, run_command, warn
+from siftune.cli.doctor.finding import Finding, Place, fail, ok, run_command, warn
 from siftune.machine import gpus as gpu_facts
 from siftune.machine.packages import in_container
 
@@ -118,7 +118,7 @@ def torch(place: Place) -> Finding:
         "print(json.dumps([torch.__version__, n, names]))"
     )
     advice = "see the lines above; check --nv, and that flavour and driver match"
-    status, output = run_command([sys.executable, "-c", code], deadline_s=180)
+    status, output = run_command([sys.executable, "-P", "-c", code], deadline_s=180)
     if status != 0:
         return fail(f"does not work: {output}", advice)
     version, count, names = json.loads(output.splitlines()[-1])

@@ -13,8 +13,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from siftune.cli import doctor_gpus, flags
-from siftune.cli.finding import Finding, Place, fail, ok, warn
+from siftune.cli import flags
+from siftune.cli.doctor import gpus as gpu
+from siftune.cli.doctor.finding import Finding, Place, fail, ok, warn
 from siftune.machine import gpus as gpu_facts
 from siftune.machine import resources
 from siftune.machine.packages import in_container
@@ -49,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def findings(place: Place, *, quick: bool = False) -> Iterator[tuple[str, Finding]]:
     """Yields the name and the finding of every check. `quick`: skip the torch check."""
     checks: list[Callable[[Place], Finding]] = [
-        *(doctor_gpus.flavour, doctor_gpus.gpus, doctor_gpus.mig, doctor_gpus.mps, slurm),
+        *(gpu.flavour, gpu.gpus, gpu.mig, gpu.mps, slurm),
         *(shared_memory, temporary_directory, sockets, open_files, processes),
         *(python_path, results, data_set),
-        *([] if quick else [doctor_gpus.torch]),
+        *([] if quick else [gpu.torch]),
     ]
     for check in checks:
         try:

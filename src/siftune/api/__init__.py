@@ -1,0 +1,1 @@
+"""Studies from Python: a script, a notebook, or an interactive session of a job."""

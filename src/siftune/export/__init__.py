@@ -1,0 +1,1 @@
+"""Writes a study in the formats of other programs: one module for each."""
