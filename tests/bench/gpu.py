@@ -15,6 +15,7 @@ import math
 import os
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -48,9 +49,15 @@ def measure(data: Path, *, rounds: int = 3, images: int = TRAINING_IMAGES) -> Fi
     """Returns samples per second of the trials and the loops, the training time in seconds to 99 %
     accuracy on the validation set, and accuracies in per cent.
 
-    A sixth of the images is used for validation.
+    A sixth of the images is used for validation. Figures are printed as they are measured, because
+    all of them take several minutes.
     """
-    return _speeds(data, images, rounds) | _to_99(data, images) | _accuracies(data, images)
+    figures: Figures = {}
+    for part in (partial(_speeds, rounds=rounds), _to_99, _accuracies):
+        for name, value in part(data, images).items():
+            figures[name] = value
+            print(f"{name} {value:.4g}", flush=True)
+    return figures
 
 
 def _speeds(data: Path, images: int, rounds: int) -> Figures:
@@ -121,8 +128,6 @@ def main() -> None:
         sys.exit("gpu: not measured, because this machine has no GPU")
     load = os.getloadavg()[0]
     figures = measure(ensure_mnist(options.data))
-    for name, value in figures.items():
-        print(f"{name} {value:.4g}")
     keep("gpu", figures, load)
 
 

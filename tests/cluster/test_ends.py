@@ -8,22 +8,22 @@ import pytest
 
 from tests.cluster.conftest import Cluster, poll
 from tests.cluster.jobs import Job, submitted
-from tests.cluster.test_faults import assert_nothing_was_trained_twice, await_epoch, begin, nodes
+from tests.cluster.test_faults import (
+    assert_nothing_was_trained_twice,
+    await_epoch,
+    begin,
+    begin_on_two_nodes,
+    nodes_of,
+)
 
 
 def resume_line(*, gpus: int = 4) -> str:
     return f"make submit GPUS={gpus} SITE=virtual RESUME=s"
 
 
-def await_both_nodes(job: Job) -> None:
-    await_epoch(job)
-    both = {"node1", "node2"}
-    poll(lambda: nodes(job.study("s")) == both, 120, "epochs on both nodes", job.log)
-
-
-def signal_driver(cluster: Cluster, signal: str) -> None:
+def signal_driver(job: Job, signal: str) -> None:
     words = ("pkill", f"-{signal}", "-u", "hpc1", "-f", "python .*entrypoints/tune.py")
-    cluster.check("root", *words, place="node1")
+    job.cluster.check("root", *words, place=nodes_of(job)[0])
 
 
 def state(job: Job) -> str:
@@ -37,15 +37,14 @@ def test_a_job_whose_head_node_loses_power_is_started_again(
 ) -> None:
     """The head node stays off: Slurm keeps the job on the other nodes, without its batch script."""
     cluster.await_idle()
-    job = begin(submit, trials=16, minutes=10, gpus=4)
-    await_both_nodes(job)
+    job, (head, other) = begin_on_two_nodes(submit, trials=16)
     if not requeue:
         cluster.check("hpc1", "scontrol", "update", f"JobId={job.number}", "Requeue=0")
-    cluster.node("kill", "node1")
+    cluster.node("kill", head)
     try:
         if requeue:
             poll(lambda: state(job) == "PENDING", 60, "the job to be requeued", job.log)
-            assert "node2: the head node node1 was lost" in job.log()
+            assert f"{other}: the head node {head} was lost" in job.log()
         else:
             poll(lambda: "Submitted batch job" in job.log(), 60, "another job", job.log)
             first, log = job.number, job.log()
@@ -63,7 +62,7 @@ def test_a_job_whose_head_node_loses_power_is_started_again(
         assert job.status() == 0, job.log()
         assert_nothing_was_trained_twice(job.study("s"), trials=16)
     finally:
-        cluster.node("start", "node1")
+        cluster.node("start", head)
     job.await_nothing_left()
 
 
@@ -74,13 +73,13 @@ def test_make_cancel_waits_for_the_save_and_says_how_to_go_on(
     job = begin(submit, trials=12, minutes=10, gpus=4)
     await_epoch(job)
     make = ("make", "-C", job.directory)
-    signal_driver(cluster, "STOP")
+    signal_driver(job, "STOP")
     cancel = cluster.start("hpc1", *make, "cancel", f"JOB={job.number}")
     saving = "the job is cancelled: saving the study, for at most 60 s"
     poll(lambda: saving in job.log(), 20, saving, job.log)
     time.sleep(8)  # the length of the save
     assert job.queued("R")
-    signal_driver(cluster, "CONT")
+    signal_driver(job, "CONT")
     said = cancel.communicate(timeout=60)[0]
     assert cancel.returncode == 0, said
     assert f"job {job.number} saves its study, for at most 60 s" in said
@@ -101,7 +100,7 @@ def test_a_second_make_cancel_stops_the_job_at_once(
 ) -> None:
     job = begin(submit, trials=12, minutes=10)
     await_epoch(job)
-    signal_driver(cluster, "STOP")  # it never saves
+    signal_driver(job, "STOP")  # it never saves
     cancel = ("make", "-C", job.directory, "cancel", f"JOB={job.number}")
     first = cluster.start("hpc1", *cancel)
     poll(lambda: "the job is cancelled: saving" in job.log(), 20, "the save", job.log)

@@ -31,9 +31,16 @@ def begin_on_two_nodes(submit: Callable[..., Job], *, trials: int) -> tuple[Job,
     """Returns a job that trains on both of its nodes, and their names, the head first."""
     job = begin(submit, trials=trials, minutes=10, gpus=4)
     await_epoch(job)
-    names = re.findall(r"2 nodes, (\S+) (\S+) ", job.log())[0]
+    names = nodes_of(job)
     poll(lambda: nodes(job.study("s")) == set(names), 120, "epochs on both nodes", job.log)
-    return job, list(names)
+    return job, names
+
+
+def nodes_of(job: Job) -> list[str]:
+    """Returns the names of the job's nodes, the head first. Slurm chooses them."""
+    names = re.search(r"\d+ nodes, (.+?) ?, head on", job.log())
+    assert names, job.log()
+    return names[1].split()
 
 
 def assert_nothing_was_trained_twice(study: Path, *, trials: int) -> None:
@@ -90,29 +97,32 @@ def test_a_study_grows_and_shrinks_again(submit: Callable[..., Job], cluster: Cl
     """The study starts on one of its two nodes; on the other the job is killed before it joins."""
     cluster.await_idle()
     job = begin(submit, trials=24, minutes=10, gpus=4)
+    poll(lambda: "2 nodes, " in job.log(), 30, "the job to start", job.log)
+    head, lost = nodes_of(job)
 
     def killed() -> bool:
         look = "pgrep -u hpc1 -f slurm/node.sh && while pkill -9 -u hpc1; do sleep 0.1; done"
-        return cluster.run("root", "bash", "-c", look, place="node2").stdout != ""
+        return cluster.run("root", "bash", "-c", look, place=lost).stdout != ""
 
     poll(killed, 30, "a second node to start", job.log)
-    missing = "node2 has not joined the job's Ray after 30 s: the study continues without it"
+    missing = f"{lost} has not joined the job's Ray after 30 s: the study continues without it"
     poll(lambda: missing in job.log(), 150, missing, job.log)
     study = job.study("s")
-    assert nodes(study) == {"node1"}
+    assert nodes(study) == {head}
     grow = ("grow", f"JOB={job.number}", "GPUS=2", "SITE=virtual")
     added = submitted(cluster.check("hpc1", "make", "-C", job.directory, *grow))
     log = Job(cluster, "hpc1", job.directory, added).log
-    poll(lambda: nodes(study) == {"node1", "node3"}, 90, "epochs on the added node", log)
+    poll(lambda: len(nodes(study)) == 2, 90, "epochs on the added node", log)
+    (new,) = nodes(study) - {head}
     cluster.check("hpc1", "scancel", added)
     output = job.wait(240)
     assert job.status() == 0, output
-    assert f"job {added} adds node3\n" in output
-    assert f"job {added} ends: node3 left\n" in output
+    assert f"job {added} adds {new}\n" in output
+    assert f"job {added} ends: {new} left\n" in output
     assert_nothing_was_trained_twice(study, trials=24)
     assert causes(study) == {"lost"}
     # Every process of the job was killed there, so that only the next job would remove it.
-    cluster.check("root", "rm", "-rf", f"/tmp/sift-{job.number}", place="node2")
+    cluster.check("root", "rm", "-rf", f"/tmp/sift-{job.number}", place=lost)
     job.await_nothing_left()
 
 

@@ -94,7 +94,7 @@ def test_a_trial_wider_than_a_node_spans_nodes(submit: Callable[..., Job]) -> No
     assert job.status() == 0, log
     journal = check_study(job.study("s"), trials=3, slots=1)
     epochs = [e for e in journal if e["event"] == "epoch"]
-    assert {frozenset(e["node"].split(",")) for e in epochs} == {frozenset(("node1", "node2"))}
+    assert {len(set(e["node"].split(","))) for e in epochs} == {2}
     assert {e["gpu"] for e in epochs} == {"0,1,0,1"}
     assert {e["metrics"]["apart"] for e in epochs} == {0.0}
     (again,) = (e for e in journal if e["event"] == "restart")

@@ -247,6 +247,29 @@ def test_without_a_gpu_nothing_is_packed(
     assert resumed(written) is None
 
 
+@pytest.mark.parametrize(
+    ("devices", "visible", "says"),
+    [
+        (0, None, "no GPU found: trials run on the CPU"),
+        (2, "", "no GPU found: trials run on the CPU"),  # the user wants none
+        (2, None, "torch can use none of the 2 NVIDIA GPUs here, so trials run on the CPU: "),
+    ],
+)
+def test_gpus_that_torch_cannot_use_are_told_from_none(
+    written: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    devices: int,
+    visible: str | None,
+    says: str,
+) -> None:
+    monkeypatch.setattr(gpus, "nvidia_devices", lambda: devices)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    study = read_saved(written().directory)
+    assert next(checks.notes(study, [Node(cpus=4, gpus=0)], 4)).startswith(says)
+
+
 def test_a_trial_that_ran_out_of_memory_has_a_gpu_of_its_own_after_an_interruption_too(
     written: Callable[..., Any],
 ) -> None:

@@ -515,6 +515,7 @@ host.stop()
     ("on_import", "forked", "why"),
     [
         ("import torch", True, None),
+        ("import torch; DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'", True, None),
         ("threading.Thread(target=threading.Event().wait, daemon=True).start()", False, "threads"),
     ],
 )

@@ -1,6 +1,7 @@
 """Checks before a study starts, and notes that tell the user what to expect."""
 
 import math
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,11 +141,21 @@ def packing_of(study: Study, nodes: list[Node], progress: Progress) -> Packing |
     return packing
 
 
+def _no_gpu() -> str:
+    devices = gpus.nvidia_devices()
+    if not devices or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return "no GPU found: trials run on the CPU"
+    return (
+        f"torch can use none of the {devices} NVIDIA GPUs here, so trials run on the CPU: "
+        "apptainer needs --nv; doctor says more"
+    )
+
+
 def notes(study: Study, nodes: list[Node], slots: int) -> Iterator[str]:
     """Yields notes about resources that stay idle, and about a data set that is used in part."""
     total = int(sum(node.gpus for node in nodes))
     if not total:
-        yield "no GPU found: trials run on the CPU"
+        yield _no_gpu()
     width = int(study.gpus_per_trial)
     if width > 1 and total > slots * width:
         yield (

@@ -5,6 +5,7 @@ NVIDIA and AMD GPUs are detected, and trials see only those assigned to them. Ut
 memory of a process are known for NVIDIA GPUs only.
 """
 
+import ctypes
 import os
 import re
 import shutil
@@ -77,6 +78,18 @@ LIST_COMMAND = ["nvidia-smi", "-L"]
 def parse_list(text: str) -> tuple[int, int]:
     """Returns the numbers of GPUs and of MIG instances in the output of LIST_COMMAND."""
     return len(re.findall(r"^GPU ", text, re.M)), len(re.findall(r"^\s+MIG ", text, re.M))
+
+
+def close_nvml() -> None:
+    """Ends NVML in this process, if torch.cuda.is_available() has started it.
+
+    The library may run a thread, which a forked process would not have.
+    """
+    with suppress(OSError):  # it is not loaded
+        nvml = ctypes.CDLL("libnvidia-ml.so.1", mode=os.RTLD_NOLOAD)
+        for _ in range(1000):  # it counts how often it was started
+            if nvml.nvmlShutdown():
+                break
 
 
 def visible(names: tuple[str, ...]) -> dict[str, str]:

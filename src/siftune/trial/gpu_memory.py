@@ -7,8 +7,8 @@ import sys
 from siftune.machine import gpus
 
 # Memory that the GPU driver uses for a process (its context and kernels), for when nvidia-smi does
-# not report it: in a separate process namespace, or with MIG. A cautious guess, not measured.
-_CONTEXT_MIB = 600.0
+# not report it: in a separate process namespace, or with MIG. An H200 used 676 MiB.
+_CONTEXT_MIB = 700.0
 
 _context_mib: float | None = None
 _limit_mib: float | None = None

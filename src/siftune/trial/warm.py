@@ -42,10 +42,12 @@ def _warm(trainable: str, args: str, modules: list[str]) -> None:
     for name in modules:
         importlib.import_module(name)
     from siftune import trainables
+    from siftune.machine import gpus
     from siftune.trial import session
 
     session.install()
     trainables.load(trainable, args)
+    gpus.close_nvml()
     # A later garbage collection would copy these objects' pages in every fork. None is garbage.
     gc.collect()
     gc.freeze()
@@ -54,12 +56,19 @@ def _warm(trainable: str, args: str, modules: list[str]) -> None:
 
 def why_not_to_fork() -> str | None:
     """Returns why this forked process must not continue, or None if it may."""
+    from siftune.machine import gpus
+
+    torch: Any = sys.modules.get("torch")
+    # Without a GPU torch.cuda.is_available() counts as a use of CUDA, but nothing can go wrong.
+    if (
+        torch is not None
+        and (gpus.nvidia_devices() or gpus.has_amd())
+        and (torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork())
+    ):
+        return "uses CUDA when it is imported"
     threads = len(list(Path(f"/proc/{os.getppid()}/task").iterdir()))
     if threads > 1:
         return f"starts threads when it is imported ({threads - 1} running)"
-    torch: Any = sys.modules.get("torch")
-    if torch is not None and (torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork()):
-        return "uses CUDA when it is imported"
     return None
 
 
