@@ -31,7 +31,7 @@ def test_a_study_runs_with_a_site_that_was_written_from_slurm(
     again = cluster.run("hpc1", "make", "-C", work, "site", "NAME=found")
     assert again.returncode == 2
     assert "there is a file slurm/sites/found.env" in again.stderr
-    # What differs here from the defaults, as a user would add it.
+    # A user would add this line, because the directory differs from the default.
     edit = "printf 'BINDS=/work\\n' >> slurm/sites/found.env; cp slurm/sites/found.env keep"
     cluster.check("hpc1", "bash", "-c", f"cd {work} && {edit}")
     keep = "cp keep slurm/sites/found.env"

@@ -17,9 +17,7 @@ _EVERY_S = 5.0  # between two looks at a study that is followed
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="export", description=__doc__, allow_abbrev=False)
-    p.add_argument(
-        "study", nargs="?", metavar="STUDY|DIR", help="name or directory of the study; [newest]"
-    )
+    flags.add_study(p, "newest")
     p.add_argument("--to", required=True, choices=FORMATS)
     p.add_argument("--into", type=Path, metavar="DIR", help="[the directory of the study]")
     p.add_argument("--follow", action="store_true", help="write what is new until the study ends")

@@ -119,6 +119,12 @@ def add_results(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_study(parser: argparse.ArgumentParser, default: str) -> None:
+    """Adds the study as an argument that may be left out. `default`: what is then meant."""
+    words = f"name or directory of the study; [{default}]"
+    parser.add_argument("study", nargs="?", metavar="STUDY|DIR", help=words)
+
+
 def say_mistakes(command: str, mistakes: Iterable[str]) -> int:
     """Prints the user's mistakes, and returns the exit status 2."""
     for mistake in mistakes:

@@ -10,9 +10,7 @@ from siftune.errors import UsageError
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="report", description=__doc__, allow_abbrev=False)
-    p.add_argument(
-        "study", nargs="?", metavar="STUDY|DIR", help="name or directory of the study; [newest]"
-    )
+    flags.add_study(p, "newest")
     flags.add_results(p)
     return p
 

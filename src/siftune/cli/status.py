@@ -16,9 +16,7 @@ _WATCH_S = 2.0
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="status", description=__doc__, allow_abbrev=False)
-    p.add_argument(
-        "study", nargs="?", metavar="STUDY|DIR", help="name or directory of the study; [all]"
-    )
+    flags.add_study(p, "all")
     p.add_argument(
         "--watch", action="store_true", help="redraw the progress of each study until it has ended"
     )

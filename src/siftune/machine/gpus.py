@@ -29,7 +29,7 @@ _STALE_PART, _STALE_S = 0.05, 60.0
 def count() -> int:
     """Returns the number of GPUs that this process may use, as torch counts them."""
     # Device files first: importing torch takes seconds, and most machines have no GPU.
-    if not nvidia_devices() and not has_amd():
+    if not any_here():
         return 0
     import torch
 
@@ -43,6 +43,11 @@ def memory_gib() -> float | None:
     if not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_properties(0).total_memory / 2**30
+
+
+def any_here() -> bool:
+    """Returns whether this machine has a GPU of NVIDIA or AMD, also if torch cannot use it."""
+    return nvidia_devices() > 0 or has_amd()
 
 
 def nvidia_devices() -> int:

@@ -14,6 +14,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from siftune.machine import gpus
+
 VARIABLE = "SIFTUNE_WARM"
 
 # Variables that set how many threads numerical libraries start, at import or later.
@@ -42,7 +44,6 @@ def _warm(trainable: str, args: str, modules: list[str]) -> None:
     for name in modules:
         importlib.import_module(name)
     from siftune import trainables
-    from siftune.machine import gpus
     from siftune.trial import session
 
     session.install()
@@ -56,13 +57,11 @@ def _warm(trainable: str, args: str, modules: list[str]) -> None:
 
 def why_not_to_fork() -> str | None:
     """Returns why this forked process must not continue, or None if it may."""
-    from siftune.machine import gpus
-
     torch: Any = sys.modules.get("torch")
     # Without a GPU torch.cuda.is_available() counts as a use of CUDA, but nothing can go wrong.
     if (
         torch is not None
-        and (gpus.nvidia_devices() or gpus.has_amd())
+        and gpus.any_here()
         and (torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork())
     ):
         return "uses CUDA when it is imported"
